@@ -34,3 +34,9 @@ def rfc3339_ms(ns: int) -> str:
     """As `rfc3339`, with milliseconds."""
     moment = datetime.fromtimestamp(ns // 1_000_000_000, UTC)
     return moment.strftime("%Y-%m-%dT%H:%M:%S") + f".{ns // 1_000_000 % 1000:03d}Z"
+
+
+def rfc3339_ns(ns: int) -> str:
+    """As `rfc3339`, with nanoseconds."""
+    moment = datetime.fromtimestamp(ns // 1_000_000_000, UTC)
+    return moment.strftime("%Y-%m-%dT%H:%M:%S") + f".{ns % 1_000_000_000:09d}Z"

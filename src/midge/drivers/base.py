@@ -1,0 +1,211 @@
+"""What a driver is: a few verbs, what it can do, and a handle that survives the worker.
+
+The worker calls a driver's verbs for one machine strictly one after another (its owner task); for different
+machines they run at the same time. Every verb is idempotent: after a crash the step that called it runs again.
+
+    prepare ──► start ──► (stop | kill | the process ends) ──► wait returns ──► cleanup ──► start …
+                  │                                                               │
+                  └── suspend ──► resume …                                        └── destroy
+
+After a worker's death a new worker calls `recover(handle)` for each handle it finds in its database, then goes on
+with `wait` as if nothing had happened.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
+from typing import Any, Literal, Protocol
+
+import msgspec
+
+from midge.machine.spec import ExitStatus, MachineSpec
+
+HANDLE_VERSION = 1
+
+
+class Capabilities(msgspec.Struct, kw_only=True, frozen=True):
+    """What a driver can do, for admission and for `midge doctor`.
+
+    `suspend` is ``memory`` (state on disk, memory freed), ``freeze`` (stopped in place, memory stays) or ``none``.
+    """
+
+    isolation: Literal["vm", "container", "none"]
+    suspend: Literal["memory", "freeze", "none"] = "none"
+    network: Literal["tap", "veth", "none"] = "none"
+    exec: bool = True
+    templates: bool = False
+    oom_reported: bool = True
+    acceleration: Literal["kvm", "tcg", "native", "none"] = "native"
+
+
+class Handle(msgspec.Struct, kw_only=True, frozen=True):
+    """What is needed to find a running machine again. Opaque above the driver, stored in the database."""
+
+    driver: str
+    machine_id: str
+    start_id: str
+    version: int = HANDLE_VERSION
+    data: dict[str, Any] = {}
+
+
+class Running(msgspec.Struct, kw_only=True, frozen=True):
+    """`recover` found the machine running and has adopted it."""
+
+    handle: Handle
+
+
+class Exited(msgspec.Struct, kw_only=True, frozen=True):
+    """`recover` found that the machine ended while no worker looked."""
+
+    status: ExitStatus
+
+
+class Lost(msgspec.Struct, kw_only=True, frozen=True):
+    """`recover` found nothing of it: the host was restarted, or the run directory is gone."""
+
+    reason: str
+
+
+Recovered = Running | Exited | Lost
+
+
+class ExecRequest(msgspec.Struct, kw_only=True, frozen=True):
+    """A command to run in a running machine. `timeout_s` None: no limit; user None: the machine's."""
+
+    argv: list[str]
+    env: dict[str, str] = {}
+    user: str | None = None
+    cwd: str | None = None
+    tty: bool = False
+    rows: int = 24
+    cols: int = 80
+    stdin: bool = False
+    timeout_s: float | None = None
+
+
+class ExecExit(msgspec.Struct, kw_only=True, frozen=True):
+    """How a command ended: `exit_code` 128+n when `signal` n ended it."""
+
+    exit_code: int
+    signal: int = 0
+    timed_out: bool = False
+    oom_killed: bool = False
+
+
+class ExecSession(Protocol):
+    """A command that runs. Iterate over its output; `exit` is there when the iteration has ended."""
+
+    async def write_stdin(self, data: bytes) -> None: ...
+
+    async def close_stdin(self) -> None: ...
+
+    async def resize(self, rows: int, cols: int) -> None: ...
+
+    async def signal(self, signum: int) -> None: ...
+
+    def output(self) -> AsyncIterator[tuple[Literal["stdout", "stderr"], bytes]]: ...
+
+    async def wait(self) -> ExecExit: ...
+
+
+class Trace(Protocol):
+    """Takes the moment at which a named phase of a start ended."""
+
+    def mark(self, phase: str) -> None: ...
+
+
+class Driver(Protocol):
+    """How a host runs a machine."""
+
+    name: str
+    capabilities: Capabilities
+
+    async def open(self) -> None:
+        """Checks the host, sweeps what nobody claims, starts background work.
+
+        Raises:
+            NotSupported: this host cannot run this driver; the hint says what is missing.
+        """
+        ...
+
+    async def aclose(self) -> None:
+        """Joins background work. Machines that run go on."""
+        ...
+
+    async def prepare(self, spec: MachineSpec) -> None:
+        """Makes a later start fast: root filesystem of the image, template of the shape. At create and update."""
+        ...
+
+    async def start(self, spec: MachineSpec, trace: Trace) -> Handle:
+        """Runs the machine's process from a fresh root filesystem; returns when the process has been executed.
+
+        A machine that this `spec.start_id` already started is adopted; leftovers of any other start are removed.
+        A command that cannot be executed is no error of start: the process "ran" and ended with 126 or 127.
+
+        Raises:
+            NoCapacity, OutOfSpace, Unrecoverable(user): trying again cannot help.
+            DriverError: it may.
+        """
+        ...
+
+    async def wait(self, handle: Handle) -> ExitStatus:
+        """Returns when the process has ended and its output is completely in the log. Safe to call repeatedly."""
+        ...
+
+    async def signal(self, handle: Handle, signum: int) -> None:
+        """Sends a signal to the main process. No error if it has ended already."""
+        ...
+
+    async def kill(self, handle: Handle) -> None:
+        """Ends the machine at once. `wait` then reports signal 9."""
+        ...
+
+    async def suspend(self, spec: MachineSpec, handle: Handle) -> dict[str, Any]:
+        """Saves the machine's state, frees what its capability says, returns the snapshot's record.
+
+        Raises:
+            NotSupported: the driver cannot.
+            OutOfSpace, DriverError: nothing has changed, the machine runs on.
+        """
+        ...
+
+    async def resume(self, spec: MachineSpec, snapshot: dict[str, Any], trace: Trace) -> Handle:
+        """Brings a suspended machine back where it was.
+
+        Raises:
+            SnapshotUnusable: missing, damaged, or from another kernel, VMM or CPU: a cold start is due.
+        """
+        ...
+
+    async def discard_snapshot(self, machine_id: str, snapshot: dict[str, Any]) -> None:
+        """Removes a snapshot's files. No error if they are gone."""
+        ...
+
+    async def cleanup(self, machine_id: str, handle: Handle | None) -> None:
+        """Gives back what a run used (namespace, cgroup, run directory), keeps what `prepare` made."""
+        ...
+
+    async def destroy(self, machine_id: str) -> None:
+        """Removes everything the driver has of the machine, running or not."""
+        ...
+
+    async def recover(self, handle: Handle) -> Recovered:
+        """Finds a machine that a worker before us started."""
+        ...
+
+    async def sweep(self, known: set[str]) -> list[str]:
+        """Removes leftovers of machines not in `known`; returns what it removed, for the log."""
+        ...
+
+    def exec(self, handle: Handle, request: ExecRequest) -> AbstractAsyncContextManager[ExecSession]:
+        """Runs a command inside. Leaving the context kills it if it still runs."""
+        ...
+
+    async def ps(self, handle: Handle) -> list[dict[str, Any]]:
+        """Processes inside, in the form of the API's ProcessStat."""
+        ...
+
+    async def stats(self, handle: Handle) -> dict[str, Any]:
+        """Memory, CPU and I/O figures of the running machine."""
+        ...

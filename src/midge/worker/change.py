@@ -1,0 +1,55 @@
+"""One durable write of a machine: its record, events and runs in one transaction, then published."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from midge.operations.model import Run
+from midge.worker import table
+from midge.worker.host import EventView
+from midge.worker.parts import Parts
+from midge.worker.record import Machine
+
+
+@dataclass(slots=True)
+class Change:
+    """What one write holds.
+
+    Attributes:
+        whole: write every column and the version, not just what a change of state touches.
+        forget_version: a version that never came to life.
+        replace_version_config: the version's configuration changes without a new version (metadata).
+    """
+
+    machine: Machine
+    events: list[EventView] = field(default_factory=list)
+    runs: list[Run] = field(default_factory=list)
+    whole: bool = False
+    forget_version: str = ""
+    replace_version_config: bool = False
+
+
+async def commit(parts: Parts, change: Change) -> None:
+    """Returns when it is on the disk. Nobody sees a change before that."""
+    machine = change.machine
+    columns = table.all_columns(machine) if change.whole else table.hot_columns(machine)
+    runs = [table.run_columns(run) for run in change.runs]
+    ends = any(run.state != "running" for run in change.runs)
+
+    def job(connection: Any) -> None:
+        (table.update_all if change.whole else table.update_hot)(connection, columns)
+        if change.whole:
+            version = (machine.id, machine.version, machine.config_json)
+            table.insert_version(connection, *version, replace=change.replace_version_config)
+        if change.forget_version:
+            table.delete_version(connection, machine.id, change.forget_version)
+        for run in runs:
+            table.put_run(connection, run)
+        for event in change.events:
+            table.insert_event(connection, machine.id, event)
+        if ends:
+            table.prune(connection, machine.id)
+
+    await parts.database.write(job)
+    parts.catalog.publish(machine, change.events[-1].id if change.events else "")

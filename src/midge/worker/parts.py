@@ -1,0 +1,89 @@
+"""What the worker's tasks share: one value, made once, passed to all."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+
+from midge.clock import Clock
+from midge.drivers.base import Driver
+from midge.operations.engine import Engine
+from midge.operations.model import Run
+from midge.store.sqlite import Database
+from midge.worker import table
+from midge.worker.catalog import Catalog
+from midge.worker.host import ImageRefView
+from midge.worker.record import ImageProcess
+
+
+class ImageResult(msgspec.Struct, kw_only=True, frozen=True):
+    """An image that is here, as a machine needs it."""
+
+    ref: ImageRefView
+    process: ImageProcess
+
+
+class Images(Protocol):
+    """The worker's view of the image store."""
+
+    async def resolve(self, reference: str) -> ImageRefView:
+        """What the reference stands for now, without fetching it.
+
+        Raises:
+            ImageNotFound, RegistryUnavailable, InvalidInput.
+        """
+        ...
+
+    async def fetch(self, ref: ImageRefView) -> ImageResult:
+        """Brings the image here, if it is not."""
+        ...
+
+
+class RunJournal:
+    """`operations.engine.Journal` on the host's database."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def step_done(self, run: Run, step: str, output: Any, next_step: str) -> None:
+        columns = list(table.run_columns(run))
+        columns[4] = next_step
+        await self._database.write(lambda connection: table.put_run(connection, tuple(columns)))
+
+
+@dataclass(slots=True)
+class Settings:
+    """Knobs of a worker. Times in seconds, memory in MiB.
+
+    Attributes:
+        memory_overcommit: how much more memory started machines may be promised than the host has.
+        destroyed_kept_s: how long a destroyed machine still answers, so that clients can read how it ended.
+        subnet: where machine addresses come from.
+    """
+
+    host_name: str = "local"
+    region: str = "local"
+    memory_total_mb: int | None = None
+    memory_overcommit: float = 1.5
+    destroyed_kept_s: float = 600.0
+    subnet: str = "10.61.0.0/16"
+    logs_dir: Path = field(default_factory=lambda: Path("logs"))
+
+
+@dataclass(slots=True)
+class Parts:
+    """A worker's collaborators."""
+
+    settings: Settings
+    clock: Clock
+    database: Database
+    catalog: Catalog
+    driver: Driver
+    images: Images
+    engine: Engine
+
+    def log_path(self, machine_id: str) -> Path:
+        return self.settings.logs_dir / machine_id / "output.log"

@@ -1,0 +1,102 @@
+"""A machine in the worker's memory: one small mutable object, written only by its owner task."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from midge.drivers.base import Handle
+from midge.lifecycle.admission import Lease, live_lease
+from midge.lifecycle.states import State
+from midge.machine.config import MachineConfig
+from midge.machine.spec import Shape
+from midge.worker.host import ImageRefView, LeaseView, MachineView
+
+STORY_MAX = 12  # states remembered for an IllegalTransition
+
+_config_decoder = msgspec.json.Decoder(MachineConfig)
+
+
+class ImageProcess(msgspec.Struct, kw_only=True, frozen=True):
+    """What the image's configuration says about the process."""
+
+    entrypoint: list[str] = []
+    cmd: list[str] = []
+    env: list[str] = []
+    working_dir: str = ""
+    user: str = ""
+
+
+@dataclass(slots=True)
+class Machine:
+    """All fields as in the table `machines`; the configuration stays encoded, since most machines are at rest."""
+
+    id: str
+    app: str
+    name: str
+    region: str
+    state: State
+    version: str
+    config_json: bytes
+    image_ref: ImageRefView
+    image_process: ImageProcess
+    ipv4: str
+    mac: str
+    created_at_ns: int
+    updated_at_ns: int
+    seq: int
+    memory_mb: int
+    cordoned: bool = False
+    handle: Handle | None = None
+    snapshot: dict[str, Any] | None = None
+    lease: Lease | None = None
+    retries_s: list[float] = field(default_factory=list)
+    destroyed_at_ns: int | None = None
+    story: list[str] = field(default_factory=list)
+
+    @property
+    def config(self) -> MachineConfig:
+        return _config_decoder.decode(self.config_json)
+
+    def move(self, state: State) -> None:
+        self.state = state
+        self.story.append(state)
+        del self.story[:-STORY_MAX]
+
+    def view(self, now_ns: int) -> MachineView:
+        lease = live_lease(self.lease, now_ns)
+        return MachineView(
+            id=self.id,
+            app=self.app,
+            name=self.name,
+            region=self.region,
+            state=self.state,
+            version=self.version,
+            config=msgspec.Raw(self.config_json),
+            image_ref=self.image_ref,
+            private_ip=self.ipv4,
+            created_at_ns=self.created_at_ns,
+            updated_at_ns=self.updated_at_ns,
+            cordoned=self.cordoned,
+            seq=self.seq,
+            lease=lease_view(lease, self.version) if lease else None,
+        )
+
+
+def shape_of(config: MachineConfig) -> Shape:
+    """The hardware that a normalised configuration asks for."""
+    guest = config.guest
+    assert guest is not None, "a normalised configuration has a guest"
+    return Shape(cpus=guest.cpus or 1, memory_mb=guest.memory_mb or 256, cpu_kind=guest.cpu_kind or "shared")
+
+
+def lease_view(lease: Lease, version: str) -> LeaseView:
+    return LeaseView(
+        nonce=lease.nonce,
+        owner=lease.owner,
+        expires_at=lease.expires_at_ns // 1_000_000_000,
+        description=lease.description,
+        version=version,
+    )

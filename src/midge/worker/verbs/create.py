@@ -1,0 +1,21 @@
+"""create: bring the image here and prepare the root filesystem, so that a start has nothing left to do."""
+
+from __future__ import annotations
+
+from midge.operations.model import Operation, Outcome
+from midge.worker.events import event, failure
+from midge.worker.verbs.base import IMAGE, PREPARE, Context, Finish, Verb, changed, with_image
+
+
+def finish(context: Context, outcome: Outcome, now_ns: int) -> Finish:
+    if outcome.error is not None:
+        # The table runs `destroy` from here: a create that failed leaves nothing behind.
+        machine = changed(context.machine, "launch_failed", now_ns)
+        events = [event("launch", "failed", "flyd", now_ns, failure(outcome.error))]
+        return Finish(machine, "op_failed", events)
+    machine = changed(with_image(context, context.machine), "created", now_ns)
+    skip = bool(context.run.input.get("skip_launch"))
+    return Finish(machine, follow=None if skip else ("start", {"source": "flyd"}))
+
+
+VERB = Verb("create", Operation("create", [IMAGE, PREPARE]), finish)

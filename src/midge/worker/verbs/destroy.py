@@ -1,0 +1,59 @@
+"""destroy: end what runs, remove everything the host has of the machine. Its record stays readable for a while."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from typing import Any
+
+import msgspec
+
+from midge.operations.model import Operation, Outcome, Step
+from midge.worker.events import event, failure
+from midge.worker.verbs.base import Context, Finish, Verb, changed, kill_and_wait, requested_exit
+
+
+async def kill(context: Context) -> dict[str, Any]:
+    machine = context.machine
+    if machine.snapshot is not None:
+        await context.parts.driver.discard_snapshot(machine.id, machine.snapshot)
+    if machine.handle is None:
+        return {"exit": None}
+    status = context.exit or await kill_and_wait(context, machine.handle)
+    return {"exit": msgspec.to_builtins(status)}
+
+
+async def remove(context: Context) -> None:
+    await context.parts.driver.destroy(context.machine.id)
+
+
+async def drop_logs(context: Context) -> None:
+    """The log of a machine that never launched has nothing to read; others keep theirs until they are forgotten."""
+    if context.run.input.get("launch_failed"):
+        folder = context.parts.log_path(context.machine.id).parent
+        await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+
+
+def finish(context: Context, outcome: Outcome, now_ns: int) -> Finish:
+    source = context.run.input.get("source", "user")
+    if outcome.error is not None:
+        machine = changed(context.machine, "failed", now_ns)
+        return Finish(
+            machine, "op_failed", [event("destroy", "failed", source, now_ns, failure(outcome.error))]
+        )
+    machine = changed(context.machine, "destroyed", now_ns)
+    # The exit that led here by itself (auto_destroy) is recorded already.
+    exits = [] if context.run.input.get("exited") else requested_exit(context, machine, now_ns)
+    machine.handle = None
+    machine.snapshot = None
+    machine.lease = None
+    machine.ipv4 = ""
+    machine.destroyed_at_ns = now_ns
+    return Finish(machine, events=[*exits, event("destroy", "destroyed", "flyd", now_ns)])
+
+
+VERB = Verb(
+    "destroy",
+    Operation("destroy", [Step("halt", kill), Step("remove", remove), Step("drop_logs", drop_logs)]),
+    finish,
+)

@@ -1,0 +1,46 @@
+"""restart: end the process if it runs, wait out the policy's back-off, start again. The version stays."""
+
+from __future__ import annotations
+
+import asyncio
+
+from midge.operations.model import Operation, Outcome, Step
+from midge.worker.events import event, failure
+from midge.worker.verbs.base import (
+    CLEANUP,
+    HALT,
+    LAUNCH,
+    Context,
+    Finish,
+    Verb,
+    changed,
+    launched,
+    requested_exit,
+    undo_launch,
+)
+
+
+async def back_off(context: Context) -> None:
+    """Waits until the policy's delay has passed since the exit, also across a restart of the worker."""
+    delay_s = float(context.run.input.get("delay_s", 0.0))
+    passed_s = (context.parts.clock.now_ns() - context.run.started_at_ns) / 1e9
+    if delay_s > passed_s:
+        await asyncio.sleep(delay_s - max(passed_s, 0.0))
+
+
+def finish(context: Context, outcome: Outcome, now_ns: int) -> Finish:
+    exits = [] if context.run.input.get("policy") else requested_exit(context, context.machine, now_ns)
+    if outcome.error is not None:
+        machine = changed(context.machine, "failed", now_ns)
+        machine.handle = None
+        failed = event("restart", "failed", "flyd", now_ns, failure(outcome.error))
+        return Finish(machine, "op_failed", [*exits, failed])
+    machine, request = launched(context, context.machine, now_ns)
+    return Finish(machine, events=[*exits, event("start", "started", "flyd", now_ns, request)])
+
+
+VERB = Verb(
+    "restart",
+    Operation("restart", [HALT, CLEANUP, Step("back_off", back_off), LAUNCH], finalise=undo_launch),
+    finish,
+)

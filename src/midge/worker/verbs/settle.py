@@ -1,0 +1,19 @@
+"""settle: the process has ended by itself; give back what the run used. Its exit is recorded already."""
+
+from __future__ import annotations
+
+from midge.operations.model import Operation, Outcome
+from midge.worker.events import event, failure
+from midge.worker.verbs.base import CLEANUP, Context, Finish, Verb, changed
+
+
+def finish(context: Context, outcome: Outcome, now_ns: int) -> Finish:
+    if outcome.error is not None:
+        machine = changed(context.machine, "failed", now_ns)
+        return Finish(machine, "op_failed", [event("exit", "failed", "flyd", now_ns, failure(outcome.error))])
+    machine = changed(context.machine, "stopped", now_ns)
+    machine.handle = None
+    return Finish(machine)
+
+
+VERB = Verb("settle", Operation("settle", [CLEANUP]), finish)

@@ -1,0 +1,21 @@
+"""start: from a resting state to a running process, cold or from a snapshot."""
+
+from __future__ import annotations
+
+from midge.operations.model import Operation, Outcome
+from midge.worker.events import event, failure
+from midge.worker.verbs.base import LAUNCH, Context, Finish, Verb, changed, launched, undo_launch
+
+
+def finish(context: Context, outcome: Outcome, now_ns: int) -> Finish:
+    if outcome.error is not None:
+        machine = changed(context.machine, "failed", now_ns)
+        machine.handle = None
+        return Finish(
+            machine, "op_failed", [event("start", "failed", "flyd", now_ns, failure(outcome.error))]
+        )
+    machine, request = launched(context, context.machine, now_ns)
+    return Finish(machine, events=[event("start", "started", "flyd", now_ns, request)])
+
+
+VERB = Verb("start", Operation("start", [LAUNCH], finalise=undo_launch), finish)

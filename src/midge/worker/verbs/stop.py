@@ -1,0 +1,25 @@
+"""stop: signal, wait, kill, clear away. Of a suspended machine: drop the snapshot."""
+
+from __future__ import annotations
+
+from midge.operations.model import Operation, Outcome
+from midge.worker.events import event, failure
+from midge.worker.verbs.base import CLEANUP, HALT, Context, Finish, Verb, changed, requested_exit
+
+
+def finish(context: Context, outcome: Outcome, now_ns: int) -> Finish:
+    if outcome.error is not None:
+        machine = changed(context.machine, "failed", now_ns)
+        return Finish(machine, "op_failed", [event("stop", "failed", "flyd", now_ns, failure(outcome.error))])
+    machine = changed(context.machine, "stopped", now_ns)
+    machine.handle = None
+    machine.snapshot = None
+    machine.retries_s = []
+    events = requested_exit(context, machine, now_ns)
+    if not events:
+        events = [event("stop", "stopped", "flyd", now_ns)]
+    destroy = bool(machine.config.auto_destroy)
+    return Finish(machine, events=events, follow=("force_destroy", {"source": "flyd"}) if destroy else None)
+
+
+VERB = Verb("stop", Operation("stop", [HALT, CLEANUP]), finish)

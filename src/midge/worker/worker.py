@@ -1,0 +1,220 @@
+"""The worker: owns the machines of one host, and the tasks that change them."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+from collections.abc import Awaitable, Callable
+from ipaddress import IPv4Address, IPv4Network
+from typing import Any, TypeVar
+
+import structlog
+
+from midge.errors import Conflict, NoCapacity
+from midge.ids import new_ulid
+from midge.lifecycle.admission import live_lease
+from midge.lifecycle.states import Request
+from midge.machine.normalise import normalise
+from midge.net.ipam import Ipam
+from midge.operations.model import Run
+from midge.worker import record_changes, recovery, table
+from midge.worker.events import event
+from midge.worker.host import CreateMachine, MachineView, UpdateMachine
+from midge.worker.inbox import Accepted
+from midge.worker.owner import Owner
+from midge.worker.parts import Parts
+from midge.worker.record import ImageProcess, Machine, shape_of
+from midge.worker.verbs.update import remember
+
+FORGET_INTERVAL_S = 15.0
+_MAC_PREFIX = "02:4d"  # locally administered
+
+T = TypeVar("T")
+
+_log = structlog.get_logger("midge.worker")
+
+
+class Worker:
+    """Use as ``async with worker:``; inside, machines of an earlier worker have been taken up again."""
+
+    def __init__(self, parts: Parts) -> None:
+        self.parts = parts
+        self.ready = asyncio.Event()
+        self._owners: dict[str, Owner] = {}
+        self._tasks: asyncio.TaskGroup | None = None
+        self._ipam = Ipam(IPv4Network(parts.settings.subnet))
+        self._last_address: IPv4Address | None = None
+
+    async def run(self) -> None:
+        """Opens the driver, recovers, then serves until cancelled. Machines keep running afterwards."""
+        await self.parts.driver.open()
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                self._tasks = tasks
+                await recovery.recover(self)
+                tasks.create_task(self._forget_destroyed(), name="forget destroyed machines")
+                self.ready.set()
+        finally:
+            self.ready.clear()
+            await self.parts.driver.aclose()
+
+    def owner(self, machine_id: str) -> Owner:
+        """The machine's owner task, begun if it has none.
+
+        Raises:
+            NotFound.
+        """
+        self.parts.catalog.get(machine_id)
+        owner = self._owners.get(machine_id)
+        if owner is None or owner.closed:
+            owner = Owner(machine_id, self.parts, self._retired)
+            self._owners[machine_id] = owner
+        return owner
+
+    def _retired(self, owner: Owner) -> None:
+        if self._owners.get(owner.id) is owner:
+            del self._owners[owner.id]
+
+    def begin(self, owner: Owner) -> None:
+        """Runs an owner's task if it does not run yet. Its inbox must hold something."""
+        if not owner.begun:
+            owner.begun = True
+            assert self._tasks is not None
+            self._tasks.create_task(owner.run(), name=f"owner {owner.id}")
+
+    async def ask(
+        self, machine_id: str, request: Request, params: dict[str, Any], *, nonce: str = ""
+    ) -> Accepted:
+        owner = self.owner(machine_id)
+        answer = owner.post(request, params, nonce=nonce)
+        self.begin(owner)
+        return await answer
+
+    # ── create and update ─────────────────────────────────────────────────────────────────────────────────────
+
+    async def create(self, request: CreateMachine) -> MachineView:
+        parts = self.parts
+        config, config_json = normalise(request.config, request.config_json)
+        shape = shape_of(config)
+        self._check_fits(shape.memory_mb)
+        ref = await parts.images.resolve(config.image or "")
+        now_ns = parts.clock.now_ns()
+        address = self._take_address()
+        try:
+            lease = None
+            if request.lease_ttl_s:
+                lease = record_changes.new_lease(request.lease_ttl_s, request.owner, "", now_ns)
+            machine = Machine(
+                id=request.id,
+                app=request.app,
+                name=request.name,
+                region=request.region,
+                state="creating",
+                version=new_ulid(),
+                config_json=config_json,
+                image_ref=ref,
+                image_process=ImageProcess(),
+                ipv4=str(address),
+                mac=f"{_MAC_PREFIX}:{os.urandom(4).hex(':')}",
+                created_at_ns=now_ns,
+                updated_at_ns=now_ns,
+                seq=1,
+                memory_mb=shape.memory_mb,
+                cordoned=request.cordoned,
+                lease=lease,
+            )
+            run = Run(
+                id=new_ulid(),
+                subject=machine.id,
+                kind="create",
+                input={"skip_launch": request.skip_launch},
+                step="image",
+                started_at_ns=now_ns,
+            )
+            launch = event("launch", "created", "user", now_ns)
+            columns = table.run_columns(run)
+
+            def job(connection: Any) -> None:
+                table.insert_machine(connection, machine)
+                table.put_run(connection, columns)
+                table.insert_event(connection, machine.id, launch)
+
+            await parts.database.write(job)
+            parts.catalog.publish(machine, launch.id)
+        except BaseException:
+            self.parts.catalog.addresses.discard(address)
+            raise
+        owner = self.owner(machine.id)
+        owner.take_up(run, None)
+        self.begin(owner)
+        return machine.view(now_ns)
+
+    def _check_fits(self, memory_mb: int) -> None:
+        total = self.parts.settings.memory_total_mb
+        if total is not None and memory_mb > total:
+            raise NoCapacity(
+                "could not find a candidate host",
+                hint=f"the machine asks for {memory_mb} MB, the largest host has {total} MB",
+            )
+
+    def _take_address(self) -> IPv4Address:
+        """Reserves one at once, so that two creates at the same time do not get the same."""
+        address = self._ipam.allocate(self.parts.catalog.addresses, after=self._last_address)
+        self.parts.catalog.addresses.add(address)
+        self._last_address = address
+        return address
+
+    async def update(self, machine_id: str, request: UpdateMachine, *, nonce: str = "") -> MachineView:
+        parts = self.parts
+        machine = parts.catalog.get(machine_id)
+        config, config_json = normalise(request.config, request.config_json)
+        shape = shape_of(config)
+        self._check_fits(shape.memory_mb)
+        if request.current_version and request.current_version != machine.version:
+            raise Conflict(
+                f"aborted: current_version is {request.current_version}, the machine has {machine.version}",
+                hint="read the machine again and repeat the change",
+            )
+        ref = await parts.images.resolve(config.image or "")
+        version = new_ulid()
+        params: dict[str, Any] = {"skip_launch": request.skip_launch}
+
+        def change(new: Machine) -> None:
+            params["old"] = remember(self.parts.catalog.get(machine_id))
+            new.version, new.config_json, new.image_ref = version, config_json, ref
+            new.memory_mb = shape.memory_mb
+            if request.lease_ttl_s and live_lease(new.lease, new.updated_at_ns) is None:
+                new.lease = record_changes.new_lease(
+                    request.lease_ttl_s, request.owner, "", new.updated_at_ns
+                )
+
+        params["change"] = change
+        await self.ask(machine_id, "update", params, nonce=nonce)
+        return parts.catalog.get(machine_id).view(parts.clock.now_ns())
+
+    async def call(self, machine_id: str, action: Callable[[Owner], Awaitable[T]]) -> T:
+        """Runs a change of the machine's record in its owner's turn."""
+        owner = self.owner(machine_id)
+        answer = owner.post_call(action)
+        self.begin(owner)
+        result: T = await answer
+        return result
+
+    async def _forget_destroyed(self) -> None:
+        """Drops machines that were destroyed `destroyed_kept_s` ago, with their logs."""
+        parts = self.parts
+        while True:
+            await asyncio.sleep(FORGET_INTERVAL_S)
+            limit_ns = parts.clock.now_ns() - int(parts.settings.destroyed_kept_s * 1e9)
+            for machine in [m for m in parts.catalog if m.destroyed_at_ns and m.destroyed_at_ns < limit_ns]:
+                await self.forget(machine.id)
+
+    async def forget(self, machine_id: str) -> None:
+        """Removes the last traces of a destroyed machine."""
+        parts = self.parts
+        if machine_id in self._owners or parts.catalog.get(machine_id).state != "destroyed":
+            return
+        await parts.database.write(lambda connection: table.delete_machine(connection, machine_id))
+        parts.catalog.forget(machine_id)
+        await asyncio.to_thread(shutil.rmtree, parts.log_path(machine_id).parent, ignore_errors=True)
