@@ -11,7 +11,7 @@ MidgeError                        code, status, hint: what API and CLI show
 │   ├── NameTaken       409 / 422
 │   └── LeaseHeld       409
 ├── PreconditionFailed  412       the object is in the wrong state
-│   └── IllegalTransition         ... and this is its recent history
+                              (IllegalTransition, our bug: midge.lifecycle.table)
 ├── NoCapacity          422       no host has room
 ├── DeadlineExceeded    408       a wait or a request ran out of time
 ├── TooLarge            413       a body or a field is over its limit
@@ -21,7 +21,8 @@ MidgeError                        code, status, hint: what API and CLI show
 │   ├── RegistryUnavailable
 │   └── OutOfSpace      507
 ├── DriverError         500       the driver failed
-│   └── SnapshotUnusable          a snapshot is missing or damaged: start cold
+│   ├── SnapshotUnusable          a snapshot is missing or damaged: start cold
+│   └── NotRunning                the machine has been cleared away already
 └── GuestError          500       the guest refused, or broke the protocol
 
 Retry policy, for code that runs inside an operation's step (see midge.operations):
@@ -158,6 +159,12 @@ class SnapshotUnusable(DriverError):
     """A suspended machine cannot be brought back from its snapshot; a cold start is due."""
 
     code = "snapshot_unusable"
+
+
+class NotRunning(DriverError):
+    """The driver runs no machine of this handle: it has been cleared away already."""
+
+    code = "not_running"
 
 
 class GuestError(MidgeError):

@@ -150,7 +150,11 @@ class Driver(Protocol):
         ...
 
     async def wait(self, handle: Handle) -> ExitStatus:
-        """Returns when the process has ended and its output is completely in the log. Safe to call repeatedly."""
+        """Returns when the process has ended and its output is completely in the log. Safe to call repeatedly.
+
+        Raises:
+            NotRunning: there is nothing of it any more (`cleanup` has run).
+        """
         ...
 
     async def signal(self, handle: Handle, signum: int) -> None:

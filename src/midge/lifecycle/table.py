@@ -161,9 +161,9 @@ TABLE: Final[dict[tuple[State, Event], Decision]] = {
     ("replacing", "update"): _CONCURRENT,
     ("replacing", "destroy"): _NO_DESTROY,
     ("replacing", "force_destroy"): Next("destroying", run="destroy", supersede=True),
-    # ── failed: the last start did not come up
+    # ── failed: a start did not come up, or a stop did not go through and something may still run
     ("failed", "start"): Next("starting", run="start"),
-    ("failed", "stop"): Nothing(),
+    ("failed", "stop"): Next("stopping", run="stop"),
     ("failed", "suspend"): _NO_SUSPEND,
     ("failed", "restart"): Next("starting", run="start"),
     ("failed", "update"): Next("replacing", run="update"),

@@ -17,7 +17,7 @@ from midge.drivers.mock import MockDriver
 from midge.errors import ImageNotFound
 from midge.ids import new_machine_id, new_name
 from midge.machine.config import MachineConfig
-from midge.operations.engine import Engine
+from midge.operations.engine import Engine, Journal
 from midge.store.sqlite import Database
 from midge.worker.catalog import Catalog
 from midge.worker.host import CreateMachine, ImageRefView
@@ -57,6 +57,7 @@ async def running_worker(
     clock: Clock | None = None,
     settings: Settings | None = None,
     database: Callable[[Path, Path], Database] = Database,
+    engine: Callable[[Journal], Engine] = Engine,
     crash: bool = False,
 ) -> AsyncIterator[Worker]:
     """A worker on `root`; one that is opened on the same root later finds its machines.
@@ -73,7 +74,7 @@ async def running_worker(
         catalog=Catalog(clock),
         driver=driver or MockDriver(root / "mock", clock),
         images=images or FakeImages(),
-        engine=Engine(RunJournal(store)),
+        engine=engine(RunJournal(store)),
     )
     worker = Worker(parts)
     task = asyncio.create_task(worker.run())

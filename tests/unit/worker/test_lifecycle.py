@@ -37,7 +37,11 @@ async def test_create_starts_the_machine_by_itself(tmp_path: Path) -> None:
     async with running_worker(tmp_path) as worker:
         machine_id = await make(worker)
         assert await settled(worker, machine_id, "started") == "started"
-        assert events(worker, machine_id) == [("launch", "created"), ("start", "starting"), ("start", "started")]
+        assert events(worker, machine_id) == [
+            ("launch", "created"),
+            ("start", "starting"),
+            ("start", "started"),
+        ]
 
 
 async def test_skip_launch_leaves_the_machine_created(tmp_path: Path) -> None:

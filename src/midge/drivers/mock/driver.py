@@ -27,7 +27,7 @@ from midge.drivers.mock import order as orders
 from midge.drivers.mock.exec import MockExec
 from midge.drivers.mock.host import MockHost, Process, append_output
 from midge.drivers.mock.order import Order
-from midge.errors import DriverError, SnapshotUnusable, Unrecoverable
+from midge.errors import DriverError, NotRunning, SnapshotUnusable, Unrecoverable
 from midge.machine.spec import ExitStatus, MachineSpec
 
 SIGKILL = 9
@@ -183,7 +183,7 @@ class MockDriver:
     def _process(self, handle: Handle) -> Process:
         process = self.host.read(handle.machine_id)
         if process is None or process.start_id != handle.start_id:
-            raise DriverError(f"mock machine {handle.machine_id} does not run")
+            raise NotRunning(f"mock machine {handle.machine_id} does not run")
         return process
 
     def _exit_by_itself(self, handle: Handle) -> None:

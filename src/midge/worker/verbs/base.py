@@ -14,7 +14,7 @@ import msgspec
 import structlog
 
 from midge.drivers.base import Handle
-from midge.errors import DriverError, SnapshotUnusable, chain
+from midge.errors import DriverError, NotRunning, SnapshotUnusable, chain
 from midge.lifecycle.states import OperationKind, Request, State
 from midge.machine.normalise import stop_timeout_s
 from midge.machine.spec import ExitStatus, MachineSpec
@@ -135,7 +135,10 @@ async def halt(context: Context) -> dict[str, Any]:
     if machine.handle is None:
         return {"exit": None}
     if context.exit is None:
-        context.exit = await _signal_and_wait(context, machine.handle)
+        try:
+            context.exit = await _signal_and_wait(context, machine.handle)
+        except NotRunning:  # an operation before this one got as far as `cleanup`, and then failed
+            return {"exit": None}
     return {"exit": msgspec.to_builtins(context.exit)}
 
 

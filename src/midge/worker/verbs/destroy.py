@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from midge.errors import NotRunning
 from midge.operations.model import Operation, Outcome, Step
 from midge.worker.events import event, failure
 from midge.worker.verbs.base import Context, Finish, Verb, changed, kill_and_wait, requested_exit
@@ -19,7 +20,10 @@ async def kill(context: Context) -> dict[str, Any]:
         await context.parts.driver.discard_snapshot(machine.id, machine.snapshot)
     if machine.handle is None:
         return {"exit": None}
-    status = context.exit or await kill_and_wait(context, machine.handle)
+    try:
+        status = context.exit or await kill_and_wait(context, machine.handle)
+    except NotRunning:
+        return {"exit": None}
     return {"exit": msgspec.to_builtins(status)}
 
 

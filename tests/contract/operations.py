@@ -1,0 +1,175 @@
+"""What every operation must survive, written once for all drivers.
+
+Each case brings a machine to where the operation begins, runs it under a fault, and then asks the same questions:
+is the machine at rest in a legal state, can it still be brought to the operation's goal, and is nothing left behind?
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import msgspec
+
+from midge.drivers.base import Driver
+from midge.errors import MidgeError
+from midge.machine.config import MachineConfig
+from midge.testing.faults import CrashingDatabase, FailingEngine, TwiceEngine
+from midge.testing.worker import create_request, running_worker, settled
+from midge.worker.host import UpdateMachine
+from midge.worker.parts import Images
+from midge.worker.verbs import VERBS
+from midge.worker.worker import Worker
+
+TIMEOUT_S = 60.0
+
+
+class Kit(Protocol):
+    """A driver under test and what it leaves on the host."""
+
+    config: dict[str, Any]
+
+    def driver(self) -> Driver:
+        """A new driver object on the same state, as after a restart of the worker."""
+        ...
+
+    def images(self) -> Images: ...
+
+    def leftovers(self, running: set[str], existing: set[str]) -> list[str]:
+        """What is there beyond that of the `running` machines and the prepared files of the `existing` ones."""
+        ...
+
+
+@dataclass(frozen=True)
+class Case:
+    """An operation: where it begins, how it is asked for, where it ends."""
+
+    name: str
+    begin: str
+    goal: str
+    ask: Callable[[Worker, str], Awaitable[Any]]
+
+
+async def _request(worker: Worker, machine_id: str, request: Any) -> None:
+    accepted = await worker.ask(machine_id, request, {"timeout_s": 2.0} if request != "start" else {})
+    if accepted.done is not None:
+        await accepted.done
+
+
+async def _update(worker: Worker, machine_id: str) -> None:
+    machine = worker.parts.catalog.get(machine_id)
+    raw = msgspec.json.decode(machine.config_json)
+    raw["env"] = {**raw.get("env", {}), "UPDATED": "yes"}
+    encoded = msgspec.json.encode(raw)
+    config = msgspec.json.decode(encoded, type=MachineConfig)
+    await worker.update(machine_id, UpdateMachine(config=config, config_json=encoded))
+    await settled(worker, machine_id, timeout_s=TIMEOUT_S)
+
+
+CASES = [
+    Case("start", "created", "started", lambda w, m: _request(w, m, "start")),
+    Case("stop", "started", "stopped", lambda w, m: _request(w, m, "stop")),
+    Case("restart", "started", "started", lambda w, m: _request(w, m, "restart")),
+    Case("update", "started", "started", _update),
+    Case("destroy", "started", "destroyed", lambda w, m: _request(w, m, "force_destroy")),
+]
+
+
+async def begin(worker: Worker, kit: Kit, state: str) -> str:
+    """A machine in `state`."""
+    view = await worker.create(create_request(skip_launch=True, **kit.config))
+    await settled(worker, view.id, "created", timeout_s=TIMEOUT_S)
+    if state == "started":
+        await _request(worker, view.id, "start")
+    return view.id
+
+
+async def reach(worker: Worker, case: Case, machine_id: str) -> None:
+    """From wherever a fault has left the machine to the goal."""
+    state = await settled(worker, machine_id, timeout_s=TIMEOUT_S)
+    if state != case.goal and case.goal == "started":
+        # An update that failed has left the new version stopped: a start is all that is missing.
+        await _request(worker, machine_id, "start")
+        state = await settled(worker, machine_id, timeout_s=TIMEOUT_S)
+    elif state != case.goal:
+        await case.ask(worker, machine_id)
+        state = await settled(worker, machine_id, timeout_s=TIMEOUT_S)
+    assert state == case.goal
+
+
+def check_leftovers(worker: Worker, kit: Kit) -> None:
+    running = {m.id for m in worker.parts.catalog if m.state == "started"}
+    existing = {m.id for m in worker.parts.catalog if m.state != "destroyed"}
+    assert kit.leftovers(running, existing) == []
+
+
+async def destroy_all(worker: Worker, kit: Kit) -> None:
+    for machine in list(worker.parts.catalog):
+        if machine.state != "destroyed":
+            await _request(worker, machine.id, "force_destroy")
+    check_leftovers(worker, kit)
+
+
+async def each_step_twice(root: Path, kit: Kit, case: Case) -> None:
+    async with running_worker(root, driver=kit.driver(), images=kit.images(), engine=TwiceEngine) as worker:
+        machine_id = await begin(worker, kit, case.begin)
+        await case.ask(worker, machine_id)
+        assert worker.parts.catalog.get(machine_id).state == case.goal
+        check_leftovers(worker, kit)
+        await destroy_all(worker, kit)
+
+
+async def each_step_failing(root: Path, kit: Kit, case: Case, when: Literal["before", "after"]) -> int:
+    """Returns how many steps there were to fail."""
+    steps = VERBS[case.name].operation.names()  # type: ignore[index]  # the cases are named after their operation
+    async with running_worker(root, driver=kit.driver(), images=kit.images(), engine=FailingEngine) as worker:
+        engine = worker.parts.engine
+        assert isinstance(engine, FailingEngine)
+        for step in steps:
+            machine_id = await begin(worker, kit, case.begin)
+            engine.fail, engine.failed = (case.name, step, when), False
+            try:
+                await case.ask(worker, machine_id)
+            except MidgeError:
+                pass
+            assert engine.failed, f"step {step} was not reached"
+            await settled(worker, machine_id, timeout_s=TIMEOUT_S)
+            await reach(worker, case, machine_id)
+            check_leftovers(worker, kit)
+            await destroy_all(worker, kit)
+    return len(steps)
+
+
+async def killed_at_each_write(root: Path, kit: Kit, case: Case, when: Literal["before", "after"]) -> int:
+    """Kills the worker at its first, second, … write during the operation. Returns how many there were."""
+    for n in range(1, 50):
+        folder = root / f"{when}-{n}"
+        folder.mkdir()
+        crashed = False
+        machine_id = ""
+        async with running_worker(
+            folder, driver=kit.driver(), images=kit.images(), database=CrashingDatabase, crash=True
+        ) as worker:
+            machine_id = await begin(worker, kit, case.begin)
+            database = worker.parts.database
+            assert isinstance(database, CrashingDatabase)
+            database.crash_at(n, when)
+            asked = asyncio.ensure_future(case.ask(worker, machine_id))
+            dead = asyncio.ensure_future(database.crashed.wait())
+            await asyncio.wait([asked, dead], return_when=asyncio.FIRST_COMPLETED)
+            crashed = database.crashed.is_set()
+            for task in (asked, dead):
+                task.cancel()
+            await asyncio.wait([asked, dead])
+            if not crashed:
+                asked.result()
+        async with running_worker(folder, driver=kit.driver(), images=kit.images()) as worker:
+            await reach(worker, case, machine_id)
+            check_leftovers(worker, kit)
+            await destroy_all(worker, kit)
+        if not crashed:
+            return n - 1
+    raise AssertionError("an operation cannot have that many writes")
