@@ -119,7 +119,11 @@ class Driver(Protocol):
     """How a host runs a machine."""
 
     name: str
-    capabilities: Capabilities
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """Known after `open`."""
+        ...
 
     async def open(self) -> None:
         """Checks the host, sweeps what nobody claims, starts background work.

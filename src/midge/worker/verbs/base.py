@@ -194,6 +194,8 @@ def with_image(context: Context, machine: Machine) -> Machine:
 
 
 async def prepare(context: Context) -> None:
+    """Makes everything a start takes for granted: the image's root filesystem, the log's folder."""
+    context.parts.log_path(context.machine.id).parent.mkdir(parents=True, exist_ok=True)
     await context.parts.driver.prepare(context.spec(with_image(context, context.machine)))
     context.trace.mark("prepare")
 
