@@ -1,0 +1,52 @@
+# `make up` and `make test` are all a newcomer needs; the rest is for those who work on Midge.
+.PHONY: up down setup check test lint types fast bench kernel wheel docs lock clean
+
+PY := .venv/bin/python
+
+up:            ## Install what is missing, start the platform, run a machine, show it.
+	@scripts/setup.sh run build
+	@$(PY) scripts/up.py
+
+down:          ## Stop machines and platform. KEEP=1 leaves the machines running.
+	@if [ -x $(PY) ]; then $(PY) scripts/down.py $(if $(KEEP),--keep); fi
+
+setup:         ## Everything that up and test need, and nothing started.
+	@scripts/setup.sh run build test kernel
+
+check: lint types fast   ## Under two minutes: lint, types, fast tests.
+
+lint:
+	@scripts/setup.sh run build
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+
+types:
+	.venv/bin/mypy
+
+fast:
+	$(PY) -m pytest -q -n 4 -m "not slow" tests
+
+test:          ## Everything that must pass; boots real machines.
+	@scripts/test.sh
+
+bench:         ## Measures, writes bench/results/<date>.json.
+	@scripts/setup.sh run build
+	$(PY) -m bench
+
+kernel:        ## Builds the trimmed guest kernel (about six minutes, once).
+	@scripts/setup.sh run build kernel
+	.venv/bin/midge kernel build
+
+wheel:         ## A wheel with the Rust binaries inside.
+	@scripts/setup.sh build
+	$(PY) -m build --wheel
+
+docs:          ## Regenerates the reference pages.
+	$(PY) scripts/gen_cli_docs.py
+
+lock:          ## Pins all Python packages with hashes.
+	.venv/bin/pip-compile --quiet --generate-hashes --allow-unsafe --strip-extras --no-emit-index-url \
+	  --no-emit-find-links --no-header --group dev --output-file requirements.lock pyproject.toml
+
+clean:
+	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis rust/target
