@@ -1,0 +1,77 @@
+"""A real registry on loopback."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import socket
+import subprocess
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+_START_TIMEOUT_S = 15
+
+
+def needs(*programs: str) -> None:
+    """Skips the test when a program is missing or we are not root."""
+    missing = [name for name in programs if shutil.which(name) is None]
+    if missing:
+        pytest.skip(f"not installed: {', '.join(missing)}")
+    if os.geteuid() != 0:
+        pytest.skip("needs root")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@pytest.fixture(scope="session")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Address of an empty registry."""
+    needs("docker-registry", "skopeo")
+    base = tmp_path_factory.mktemp("registry")
+    port = free_port()
+    (base / "config.yml").write_text(
+        f"version: 0.1\nstorage:\n  filesystem:\n    rootdirectory: {base}/data\nhttp:\n  addr: 127.0.0.1:{port}\n"
+    )
+    with (base / "log").open("wb") as log:
+        process = subprocess.Popen(
+            ["docker-registry", "serve", str(base / "config.yml")], stdout=log, stderr=log
+        )
+    try:
+        deadline = time.monotonic() + _START_TIMEOUT_S
+        while True:
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/v2/", timeout=1).close()
+                break
+            except OSError:
+                assert process.poll() is None, (base / "log").read_text()
+                assert time.monotonic() < deadline, "the registry does not answer"
+                time.sleep(0.05)
+        yield f"127.0.0.1:{port}"
+    finally:
+        process.kill()
+        process.wait()
+
+
+async def run(*command: str | Path) -> None:
+    """Runs a program to its end."""
+    process = await asyncio.create_subprocess_exec(
+        *command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    )
+    _, stderr = await process.communicate()
+    assert process.returncode == 0, f"{command[0]}: {stderr.decode('utf-8', 'replace')}"
+
+
+def push(layout: Path, reference: str, *options: str, source: str | None = None) -> None:
+    """Copies an OCI layout into the registry."""
+    command = ["skopeo", "copy", "--quiet", "--insecure-policy", "--dest-tls-verify=false", *options]
+    subprocess.run([*command, source or f"oci:{layout}", f"docker://{reference}"], check=True, timeout=60)
