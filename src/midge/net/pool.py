@@ -144,13 +144,7 @@ class NetPool:
 
         Raises: NoCapacity at `slots_max`; Conflict if the address is routed already; Unavailable; OSError.
         """
-        ready = self._free[kind].popleft() if self._free[kind] else None
-        self._wake.set()
-        if ready is not None:
-            self._count("taken_without_waiting")
-        else:
-            ready = await self._make(kind)
-            self._count("taken_after_making")
+        ready = await self._ready(kind)
         try:
             slot = await self._in_fast(fill, self._opened(), ready, ip, mac or machine_mac(ip))
         except BaseException:
@@ -159,6 +153,35 @@ class NetPool:
         ready.close()
         self._taken[slot.name] = slot
         return slot
+
+    async def reserve(self) -> NetSlot:
+        """A tap slot without an address, for a guest that does not know yet which machine it will be.
+
+        Raises: NoCapacity at `slots_max`; Unavailable; OSError.
+        """
+        ready = await self._ready("tap")
+        self._taken[ready.slot.name] = ready.slot
+        return ready.slot
+
+    async def assign(self, slot: NetSlot, ip: IPv4Address, mac: str | None = None) -> NetSlot:
+        """Gives a reserved slot its machine's address.
+
+        Raises: Conflict if the address is routed already; the slot stays reserved.
+        """
+        ready = FreeSlot(slot, None)
+        filled = await self._in_fast(fill, self._opened(), ready, ip, mac or machine_mac(ip))
+        self._taken[slot.name] = filled
+        return filled
+
+    async def _ready(self, kind: SlotKind) -> FreeSlot:
+        ready = self._free[kind].popleft() if self._free[kind] else None
+        self._wake.set()
+        if ready is not None:
+            self._count("taken_without_waiting")
+            return ready
+        ready = await self._make(kind)
+        self._count("taken_after_making")
+        return ready
 
     async def give_back(self, slot: NetSlot) -> None:
         """Takes a stopped machine's slot back; its address may be used again as soon as this returns.

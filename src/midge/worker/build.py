@@ -138,7 +138,7 @@ async def _driver(
     settings: HostSettings, images: ImageStore, clock: Clock, stack: contextlib.AsyncExitStack
 ) -> Driver:
     if settings.driver == "mock":
-        return MockDriver(settings.data_dir / "mock", clock)
+        return MockDriver(settings.run_dir / "mock", clock)
     if os.geteuid() != 0:
         raise NotSupported(
             f"the {settings.driver} driver needs root: it makes network namespaces, mounts and control groups",
@@ -167,14 +167,15 @@ def _qemu(settings: HostSettings, images: ImageStore, net: NetPool, cgroups: Cgr
         QemuSettings(
             rundir=settings.run_dir / "m",
             memory_dir=settings.memory_dir,
+            layers=data / "layers",
             machines=data / "machines",
+            seal_key=data / "seal.key",
             templates=data / "templates",
             kernels=settings.kernels_dir,
             blanks=data / "blanks",
             kernel_flavour=settings.kernel,
             acceleration=settings.acceleration,
             rootfs_mb=settings.rootfs_mb,
-            boot_address=IPv4Network(settings.subnet)[1],
             nameservers=settings.nameservers,
         ),
         images=images,

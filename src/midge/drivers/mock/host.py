@@ -101,8 +101,9 @@ class MockHost:
 
 
 def append_output(path: Path, now_ns: int, text: str) -> None:
-    """Adds complete lines to a machine's log, in the CRI log format like the shim's."""
+    """Adds complete lines to a machine's log, in the CRI log format like the shim's: no two with the same time."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    stamp = rfc3339_ns(now_ns)
     with path.open("a") as log:
-        log.writelines(f"{stamp} stdout F {line}\n" for line in text.splitlines())
+        log.writelines(
+            f"{rfc3339_ns(now_ns + index)} stdout F {line}\n" for index, line in enumerate(text.splitlines())
+        )

@@ -11,7 +11,7 @@ import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from midge.drivers.qemu.disks import create
+from midge.drivers.disks import create
 from midge.drivers.qemu.launch import Files, Place, Vmm, launch
 from midge.drivers.qemu.qmp import STATE, Qmp, migration_is
 from midge.drivers.qemu.settings import QemuSettings
@@ -61,7 +61,7 @@ async def _booted(
     rundir.mkdir(parents=True, mode=0o700)
     process = None
     # A real tap, so that the guest's driver settles on the features that machines get.
-    slot = await net.take("tap", settings.boot_address, None)
+    slot = await net.reserve()
     try:
         with contextlib.ExitStack() as stack:
             files, kernel = _open(stack, settings, recipe, rundir, memory, state)
@@ -143,7 +143,7 @@ async def build(settings: QemuSettings, net: NetPool, recipe: Recipe, memory: Pa
 
 
 async def save_state(qmp: Qmp) -> None:
-    """Writes the device state to the file QEMU was handed as STATE; the guest is stopped afterwards and its memory file complete.
+    """Writes the device state to the file named STATE. Afterwards the guest is stopped and its memory file complete.
 
     The guest is not stopped before: what is saved while running runs again by itself once it is restored.
     """

@@ -1,4 +1,12 @@
-"""The driver's verbs on QEMU. See `midge.drivers.base.Driver`."""
+"""The driver's verbs on QEMU. See `midge.drivers.base.Driver`.
+
+```
+ start:   take a warm slot │ restore the template │ boot, save a template, restore it
+          └──── whichever is there first ────┘     then: who you are, run
+ suspend: quiesce · save device state · end the VMM; memory stays in its file
+ resume:  restore on that file · step the clock, reseed
+```
+"""
 
 from __future__ import annotations
 
@@ -8,15 +16,17 @@ import os
 import shutil
 import time
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 from ipaddress import IPv4Address
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import structlog
 
 from midge import binaries
-from midge.cgroup import Cgroup, CgroupTree, Limits
-from midge.drivers import shim, shim_files
+from midge.cgroup import CgroupTree
+from midge.drivers import disks, shim, shim_files
+from midge.drivers import rundir as rundirs
 from midge.drivers.base import (
     Capabilities,
     ExecRequest,
@@ -29,43 +39,63 @@ from midge.drivers.base import (
     Trace,
 )
 from midge.drivers.configure import ENTROPY_BYTES, configure, guest_files
-from midge.drivers.instance import Instance, exit_status, kill_leftover
-from midge.drivers.qemu import accel, boot, disks
+from midge.drivers.guest_start import run_guest
+from midge.drivers.instance import Instance, exit_status
+from midge.drivers.qemu import accel, boot
 from midge.drivers.qemu.command import Acceleration, Hardware
-from midge.drivers.qemu.launch import Files, Place, Vmm, launch
-from midge.drivers.qemu.qmp import STATE
+from midge.drivers.qemu.launch import Files
+from midge.drivers.qemu.links import MachineLinks
 from midge.drivers.qemu.settings import QemuSettings
+from midge.drivers.qemu.snapshot import Snapshots, What
 from midge.drivers.qemu.template import Recipe, Template, TemplateStore
-from midge.errors import DriverError, NotRunning, NotSupported, SnapshotUnusable
+from midge.drivers.qemu.vm import NICE_WHILE_WARMING, Vm, VmMaker
+from midge.drivers.qemu.warm import SlotKey, WarmPool
+from midge.drivers.rundir import RunRecord
+from midge.errors import DriverError, MidgeError, NotRunning, NotSupported, SnapshotUnusable, chain
 from midge.guest import messages as m
+from midge.guest.channel import GuestChannel
 from midge.guest.errors import ChannelLost
 from midge.kernel.store import Kernel, KernelStore
-from midge.machine.spec import MIB, ExitStatus, MachineSpec, Shape
+from midge.machine.spec import ExitStatus, MachineSpec, Shape
 from midge.net.pool import NetPool
-from midge.net.slot import NetSlot
 
-UID_BASE = (
-    0x60000000  # machine users: this plus the low 24 bits of the machine's address, so unique on a host
-)
-VMM_OVERHEAD_MB = 192  # QEMU's own memory: code, translation cache, device buffers
-PIDS_MAX = 512
-RESTORE_TIMEOUT_S = 30.0
+GUEST_TIMEOUT_S = 30.0  # from restore to the process, on a loaded host under emulation
+SLOT_EXTRA_MB = 16  # private memory of a waiting QEMU and its shim beside the guest's
 
 _log = structlog.get_logger("midge.qemu")
 
 
+class DiskSource(Protocol):
+    """The driver's view of the image store."""
+
+    async def erofs(self, digest: str) -> Path: ...
+
+
 class QemuDriver:
-    """Machines on QEMU's `microvm` board, started from templates."""
+    """Machines on QEMU's `microvm` board. `net` and `cgroups` are open before it and close after it."""
 
     name = "qemu"
 
-    def __init__(self, settings: QemuSettings, *, images: Any, net: NetPool, cgroups: CgroupTree) -> None:
+    def __init__(
+        self, settings: QemuSettings, *, images: DiskSource, net: NetPool, cgroups: CgroupTree
+    ) -> None:
         self._settings = settings
         self._images = images
         self._net = net
-        self._cgroups = cgroups
+        self._vms = VmMaker(settings, net, cgroups)
+        self._links = MachineLinks(settings.rundir)
         self._templates = TemplateStore(settings.templates, self._build_template)
+        self._snapshots = Snapshots(settings)
+        self._pool = WarmPool(
+            settings.pool,
+            make=self._make_slot,
+            remove=self._vms.remove,
+            cost_mb=self._slot_cost_mb,
+            available_ratio=available_ratio,
+        )
+        self._recipes: dict[str, Recipe] = {}
         self._instances: dict[str, Instance] = {}
+        self._tasks: list[asyncio.Task[None]] = []
         self._kernel: Kernel | None = None
         self._qemu_version = ""
         self.acceleration: Acceleration = "tcg"
@@ -74,7 +104,7 @@ class QemuDriver:
     @property
     def capabilities(self) -> Capabilities:
         return Capabilities(
-            isolation="vm", suspend="none", network="tap", templates=True, acceleration=self.acceleration
+            isolation="vm", suspend="memory", network="tap", templates=True, acceleration=self.acceleration
         )
 
     async def open(self) -> None:
@@ -83,7 +113,7 @@ class QemuDriver:
             raise NotSupported(
                 f"{settings.binary} is not installed", hint="apt-get install qemu-system-x86 (Debian, Ubuntu)"
             )
-        for folder in (settings.rundir, settings.memory_dir, settings.machines, settings.templates):
+        for folder in settings.folders():
             folder.mkdir(parents=True, exist_ok=True, mode=0o711)
         self._qemu_version = await boot.qemu_version(settings.binary)
         init = binaries.find("midge-init")
@@ -92,26 +122,31 @@ class QemuDriver:
         self.acceleration, self.acceleration_reason = await accel.choose(
             wish, self._kernel.id, self._probe_kvm
         )
+        self._tasks = [
+            asyncio.create_task(self._pool.run(), name="warm slots"),
+            asyncio.create_task(self._snapshots.run(), name="snapshots to disk"),
+        ]
         _log.info(
             "qemu", acceleration=self.acceleration, why=self.acceleration_reason, kernel=self._kernel.version
         )
 
     async def aclose(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
         for instance in self._instances.values():
             await instance.detach()
         self._instances.clear()
         self._templates.close()
 
-    # ── templates ─────────────────────────────────────────────────────────────────────────────────────────────
-
-    def hardware(self, shape: Shape, acceleration: Acceleration | None = None) -> Hardware:
-        chosen = acceleration or self.acceleration
-        return Hardware(shape=shape, acceleration=chosen, cpu_model=accel.CPU_MODELS[chosen])
+    # ── ahead of a start ──────────────────────────────────────────────────────────────────────────────────────
 
     def recipe(self, shape: Shape, acceleration: Acceleration | None = None) -> Recipe:
         assert self._kernel is not None, "open() first"
+        chosen = acceleration or self.acceleration
         return Recipe(
-            hardware=self.hardware(shape, acceleration),
+            hardware=Hardware(shape=shape, acceleration=chosen, cpu_model=accel.CPU_MODELS[chosen]),
             kernel=self._kernel,
             qemu_version=self._qemu_version,
             upper_mb=self._settings.rootfs_mb,
@@ -127,7 +162,58 @@ class QemuDriver:
     async def prepare(self, spec: MachineSpec) -> None:
         await self._images.erofs(spec.image.digest)
         await disks.blank_layer(self._settings.blanks, self._settings.rootfs_mb)
-        await self._templates.ensure(self.recipe(spec.shape))
+        recipe = self.recipe(spec.shape)
+        await self._templates.ensure(recipe)
+        self._pool.want(self._key(recipe, spec))
+
+    def _key(self, recipe: Recipe, spec: MachineSpec) -> SlotKey:
+        self._recipes[recipe.key] = recipe
+        return SlotKey(recipe.key, spec.image.digest)
+
+    def _slot_cost_mb(self, key: SlotKey) -> int:
+        return self._templates.resident_mb(key.template) + SLOT_EXTRA_MB
+
+    async def _make_slot(self, key: SlotKey) -> Vm:
+        """A guest that has walked the path of a start once, with the image in place, and stands still."""
+        recipe = self._recipes[key.template]
+        vm = await self._restore(recipe, key.image)
+        try:
+            vm.nice(NICE_WHILE_WARMING)
+            await vm.channel.hello(timeout_s=GUEST_TIMEOUT_S)
+            await vm.channel.warm(timeout_s=GUEST_TIMEOUT_S)
+            await vm.channel.quiesce(timeout_s=GUEST_TIMEOUT_S)
+            await vm.vmm.qmp.execute("stop")
+            vm.nice(0)
+        except BaseException:
+            await vm.channel.aclose()
+            vm.vmm.process.kill()
+            await self._vms.remove(vm.name)
+            vm.vmm.process.release()
+            raise
+        return vm
+
+    async def _restore(self, recipe: Recipe, digest: str, log: Path | None = None) -> Vm:
+        lower = await self._images.erofs(digest)
+        blank = await disks.blank_layer(self._settings.blanks, self._settings.rootfs_mb)
+        template = await self._templates.ensure(recipe)
+        return await self._vms.restore(
+            recipe.hardware, partial(self._open_fresh, template, lower, blank), log
+        )
+
+    def _open_fresh(
+        self, template: Template, lower: Path, blank: Path, stack: contextlib.ExitStack, name: str, uid: int
+    ) -> Files:
+        """Its own memory and writable disk, copied from template and blank layer."""
+        memory = disks.opened(stack, disks.create(self._vms.memory(name), uid))
+        disks.copy_sparse(template.memory_fd, memory)
+        upper = disks.opened(stack, disks.create(self._vms.layer(name), uid))
+        disks.copy_sparse(disks.opened(stack, disks.read_only(blank)), upper)
+        return Files(
+            memory=memory,
+            upper=upper,
+            lower=disks.opened(stack, disks.read_only(lower)),
+            state=disks.opened(stack, disks.read_only(template.state)),
+        )
 
     # ── start ─────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -135,127 +221,107 @@ class QemuDriver:
         adopted = await self._adopt_same(spec)
         if adopted is not None:
             return adopted
-        lower = await self._images.erofs(spec.image.digest)
-        blank = await disks.blank_layer(self._settings.blanks, self._settings.rootfs_mb)
-        template = await self._templates.ensure(self.recipe(spec.shape))
-        rundir = self._rundir(spec.machine_id)
-        await asyncio.to_thread(_fresh, rundir)
-        address = _address(spec)
-        slot = await self._net.take("tap", address, spec.network.mac if spec.network else None)
-        place = Place(
-            rundir=rundir,
-            log=Path(spec.log_path),
-            uid=UID_BASE + (int(address) & 0xFFFFFF),
-            slot=slot,
-            cgroup=self._cgroup(spec),
-        )
-        trace.mark("slot")
-        handle = Handle(
-            driver=self.name,
-            machine_id=spec.machine_id,
-            start_id=spec.start_id,
-            data={"slot": slot.name, "uid": place.uid},
-        )
-        (rundir / "start_id").write_text(spec.start_id)
-        (rundir / "slot").write_text(slot.name)
-        vmm = await self._restore(spec, template, place, lower, blank, trace)
-        instance = await self._run_guest(spec, vmm, place, slot, trace)
-        self._instances[spec.machine_id] = instance
-        return handle
+        self._pool.begin_start()
+        try:
+            return await self._start(spec, trace)
+        finally:
+            self._pool.end_start()
 
-    async def _restore(
-        self, spec: MachineSpec, template: Template, place: Place, lower: Path, blank: Path, trace: Trace
-    ) -> Vmm:
-        with contextlib.ExitStack() as stack:
-            files = await asyncio.to_thread(self._open_files, stack, spec, template, place.uid, lower, blank)
-            trace.mark("files")
-            vmm = await launch(self._settings.binary, self.hardware(spec.shape), place, files, kernel=None)
-            trace.mark("launch")
-            # In one go: QEMU takes them in order, and the machine runs by itself once the state is in.
-            vmm.qmp.post("migrate-set-capabilities", capabilities=boot.CAPABILITIES)
-            vmm.qmp.post("migrate-incoming", uri=f"fd:{STATE}")
-        return vmm
+    async def _start(self, spec: MachineSpec, trace: Trace) -> Handle:
+        recipe = self.recipe(spec.shape)
+        key = self._key(recipe, spec)
+        vm = self._pool.take(key)
+        self._pool.want(key)
+        warm = vm is not None
+        if vm is None:
+            vm = await self._restore(recipe, spec.image.digest, Path(spec.log_path))
+        trace.mark("slot" if warm else "restore")
+        try:
+            await self._claim(vm, spec)
+            trace.mark("claim")
+            if warm:
+                vm.vmm.qmp.post("cont")
+                vm.channel.set_log(Path(spec.log_path))
+            await self._run(vm, spec)
+            trace.mark("guest")
+        except BaseException:
+            await self._abandon(vm, spec.machine_id)
+            raise
+        return self._running(vm, spec)
 
-    def _open_files(
-        self,
-        stack: contextlib.ExitStack,
-        spec: MachineSpec,
-        template: Template,
-        uid: int,
-        lower: Path,
-        blank: Path,
-    ) -> Files:
-        """The machine's own memory and writable disk, copied from template and blank layer."""
+    async def _claim(self, vm: Vm, spec: MachineSpec) -> None:
+        """Writes down whose VM this is, then gives it the machine's address."""
+        record = RunRecord(start_id=spec.start_id, slot=vm.slot.name, data={"machine": spec.machine_id})
+        rundirs.write_record(vm.rundir, record)
+        self._links.link(spec.machine_id, vm.name)
+        await self._vms.assign(vm, _address(spec), spec.network.mac if spec.network else None)
 
-        def opened(fd: int) -> int:
-            stack.callback(os.close, fd)
-            return fd
-
-        memory = opened(disks.create(self._memory(spec.machine_id), uid))
-        disks.copy_sparse(template.memory_fd, memory)
-        folder = self._settings.machines / spec.machine_id
-        folder.mkdir(exist_ok=True)
-        upper = opened(disks.create(folder / "upper.ext4", uid))
-        source = opened(os.open(blank, os.O_RDONLY | os.O_CLOEXEC))
-        disks.copy_sparse(source, upper)
-        return Files(
-            memory=memory,
-            upper=upper,
-            lower=opened(os.open(lower, os.O_RDONLY | os.O_CLOEXEC)),
-            state=opened(os.open(template.state, os.O_RDONLY | os.O_CLOEXEC)),
-        )
-
-    async def _run_guest(
-        self, spec: MachineSpec, vmm: Vmm, place: Place, slot: NetSlot, trace: Trace
-    ) -> Instance:
-        """Tells the restored guest who it is and runs its process; a restore that fails is an error at once."""
+    async def _run(self, vm: Vm, spec: MachineSpec) -> None:
+        """Tells the guest who it is and runs its process; a guest that does not come up is an error at once."""
         message = configure(
             spec,
             entropy=os.urandom(ENTROPY_BYTES),
             wall_clock_ns=time.time_ns(),
             root=m.Root(lower="/dev/vda", upper="/dev/vdb"),
-            net=m.Net(
-                mac=slot.mac or "",
-                addresses=(f"{slot.ip}/32",),
-                gateway=str(slot.gateway),
-                mtu=slot.mtu,
-            ),
+            net=_net(vm),
             nameservers=self._settings.nameservers,
         )
-        channel = await vmm.process.attach()
-        trace.mark("attach")
         try:
-            async with asyncio.timeout(RESTORE_TIMEOUT_S):
-                await channel.start(message, guest_files(spec))
+            async with asyncio.timeout(GUEST_TIMEOUT_S):
+                await run_guest(vm.channel, message, guest_files(spec))
         except (ChannelLost, TimeoutError) as error:
-            await channel.aclose()
             raise DriverError(
-                f"machine {spec.machine_id} did not come up: {boot.last_words(place.rundir)}"
+                f"machine {spec.machine_id} did not come up: {boot.last_words(vm.rundir)}"
             ) from error
-        finally:
-            vmm.qmp.close()
-        trace.mark("guest")
-        return Instance(place.rundir, channel, vmm.process)
+
+    def _running(self, vm: Vm, spec: MachineSpec) -> Handle:
+        vm.vmm.qmp.close()
+        self._instances[spec.machine_id] = Instance(vm.rundir, vm.channel, vm.vmm.process)
+        return self._handle(spec, vm.name)
+
+    def _handle(self, spec: MachineSpec, name: str) -> Handle:
+        return Handle(driver=self.name, machine_id=spec.machine_id, start_id=spec.start_id, data={"vm": name})
+
+    async def _abandon(self, vm: Vm, machine_id: str) -> None:
+        vm.vmm.qmp.close()
+        await vm.channel.aclose()
+        vm.vmm.process.kill()
+        await self._vms.remove(vm.name)
+        vm.vmm.process.release()
+        self._links.unlink(machine_id)
 
     async def _adopt_same(self, spec: MachineSpec) -> Handle | None:
         """What this very start left running before the worker died; anything else of the machine is cleared away."""
-        rundir = self._rundir(spec.machine_id)
-        if not rundir.exists():
+        name = self._links.find(spec.machine_id)
+        if name is None:
             return None
-        same = _read(rundir / "start_id") == spec.start_id
-        found = shim_files.read_state(rundir)
-        if same and found.shim_alive and found.exit is None:
-            channel = await shim.attach(rundir)
-            greeting = await channel.hello()
-            if greeting.state == "running":
-                slot = _read(rundir / "slot")
-                await self._net.adopt(slot)
-                self._instances[spec.machine_id] = Instance(rundir, channel)
-                data = {"slot": slot, "uid": UID_BASE + (int(_address(spec)) & 0xFFFFFF)}
-                return Handle(driver=self.name, machine_id=spec.machine_id, start_id=spec.start_id, data=data)
-            await channel.aclose()
+        record = rundirs.read_record(self._vms.rundir(name))
+        if record is not None and record.start_id == spec.start_id:
+            channel = await self._attach(name)
+            if channel is not None and channel.guest is not None and channel.guest.state == "running":
+                self._instances[spec.machine_id] = Instance(self._vms.rundir(name), channel)
+                return self._handle(spec, name)
+            if channel is not None:
+                await channel.aclose()
         await self.cleanup(spec.machine_id, None)
         return None
+
+    async def _attach(self, name: str) -> GuestChannel | None:
+        """A channel to a guest that runs and has not ended; None otherwise."""
+        rundir = self._vms.rundir(name)
+        found = shim_files.read_state(rundir)
+        if not found.shim_alive or found.exit is not None:
+            return None
+        try:
+            channel = await shim.attach(rundir)
+            await channel.hello()
+        except MidgeError as error:
+            _log.warning("guest does not answer", vm=name, error=chain(error))
+            return None
+        record = rundirs.read_record(rundir)
+        if record is not None:
+            await self._net.adopt(record.slot)
+        return channel
 
     # ── while it runs ─────────────────────────────────────────────────────────────────────────────────────────
 
@@ -285,85 +351,110 @@ class QemuDriver:
     async def stats(self, handle: Handle) -> dict[str, Any]:
         return await self._instance(handle).stats()
 
+    # ── suspend and resume ────────────────────────────────────────────────────────────────────────────────────
+
     async def suspend(self, spec: MachineSpec, handle: Handle) -> dict[str, Any]:
-        raise NotSupported("this version of the qemu driver cannot suspend", hint="stop the machine instead")
+        saved = await self._snapshots.saved(spec.machine_id, handle.start_id)
+        if saved is not None:  # by this very step, before the worker died
+            return saved
+        instance = self._instance(handle)
+        name = self._links.find(spec.machine_id)
+        if name is None:
+            raise NotRunning(f"machine {spec.machine_id} does not run here")
+        recipe = self.recipe(spec.shape)
+        memory = self._vms.memory(name)
+        what = What(template=recipe.key, image=spec.image.digest, start_id=handle.start_id)
+        return await self._snapshots.save(
+            spec.machine_id,
+            instance,
+            what,
+            memory=memory if memory.exists() else self._vms.memory_on_disk(name),
+            layer=self._vms.layer(name),
+        )
 
     async def resume(self, spec: MachineSpec, snapshot: dict[str, Any], trace: Trace) -> Handle:
-        raise SnapshotUnusable("this version of the qemu driver has no snapshots")
+        adopted = await self._adopt_same(spec)
+        if adopted is not None:
+            return adopted
+        recipe = self.recipe(spec.shape)
+        lower = await self._images.erofs(spec.image.digest)
+        self._pool.begin_start()
+        try:
+            what = What(template=recipe.key, image=spec.image.digest, start_id=snapshot["start_id"])
+            saved = await self._snapshots.claim(spec.machine_id, what)
+            trace.mark("verify")
+            vm = await self._vms.restore(
+                recipe.hardware, partial(saved.open, self._vms, lower), Path(spec.log_path)
+            )
+            trace.mark("restore")
+            try:
+                await self._claim(vm, spec)
+                await self._wake(vm)
+                trace.mark("guest")
+            except BaseException:
+                await self._abandon(vm, spec.machine_id)
+                raise
+        except (DriverError, ChannelLost, OSError) as error:
+            if isinstance(error, SnapshotUnusable):
+                raise
+            raise SnapshotUnusable(f"machine {spec.machine_id} could not be resumed") from error
+        finally:
+            self._pool.end_start()
+        await self._snapshots.consumed(spec.machine_id)
+        return self._running(vm, spec)
+
+    async def _wake(self, vm: Vm) -> None:
+        """After a resume: new session, right clock, fresh entropy."""
+        async with asyncio.timeout(GUEST_TIMEOUT_S):
+            await vm.channel.hello()
+            await vm.channel.resume(
+                m.Resume(wall_clock_ns=time.time_ns(), entropy=os.urandom(ENTROPY_BYTES), net=_net(vm))
+            )
 
     async def discard_snapshot(self, machine_id: str, snapshot: dict[str, Any]) -> None:
-        """Nothing to discard: there are no snapshots."""
+        await self._snapshots.discard(machine_id)
 
     # ── afterwards ────────────────────────────────────────────────────────────────────────────────────────────
 
     async def cleanup(self, machine_id: str, handle: Handle | None) -> None:
-        rundir = self._rundir(machine_id)
         instance = self._instances.pop(machine_id, None)
         if instance is not None:
             await instance.end(grace_s=0.0)
-        await asyncio.to_thread(kill_leftover, rundir)
-        slot = _read(rundir / "slot") or (handle.data.get("slot", "") if handle else "")
-        if slot:
-            with contextlib.suppress(Exception):
-                await self._net.give_back(await self._net.adopt(slot))
-        cgroup = self._cgroups.get(machine_id)
-        if cgroup.exists():
-            await cgroup.remove()
-        self._memory(machine_id).unlink(missing_ok=True)
-        (self._settings.machines / machine_id / "upper.ext4").unlink(missing_ok=True)
-        await asyncio.to_thread(shutil.rmtree, rundir, ignore_errors=True)
+        name = self._links.find(machine_id)
+        if name is not None:
+            await self._vms.remove(name)
+            self._links.unlink(machine_id)
 
     async def destroy(self, machine_id: str) -> None:
         await self.cleanup(machine_id, None)
+        await self._snapshots.discard(machine_id)
         await asyncio.to_thread(shutil.rmtree, self._settings.machines / machine_id, ignore_errors=True)
 
     async def recover(self, handle: Handle) -> Recovered:
-        rundir = self._rundir(handle.machine_id)
-        if _read(rundir / "start_id") != handle.start_id:
+        name = self._links.find(handle.machine_id)
+        rundir = self._vms.rundir(name) if name else None
+        record = rundirs.read_record(rundir) if rundir else None
+        if name is None or rundir is None or record is None or record.start_id != handle.start_id:
             return Lost(reason="its run directory is gone, as after a restart of the host")
-        found = shim_files.read_state(rundir)
-        if found.exit is not None or found.ended is not None or not found.shim_alive:
-            return Exited(status=exit_status(found.exit, found.ended))
-        try:
-            channel = await shim.attach(rundir)
-            await channel.hello()
-        except (ChannelLost, DriverError):
+        channel = await self._attach(name)
+        if channel is None:
             found = shim_files.read_state(rundir)
             return Exited(status=exit_status(found.exit, found.ended))
-        await self._net.adopt(handle.data["slot"])
         self._instances[handle.machine_id] = Instance(rundir, channel)
         return Running(handle=handle)
 
     async def sweep(self, known: set[str]) -> list[str]:
         removed = []
-        for rundir in list(self._settings.rundir.iterdir()):
-            if rundir.name not in known:
-                await self.destroy(rundir.name)
-                removed.append(str(rundir))
-        claimed = {_read(rundir / "slot") for rundir in self._settings.rundir.iterdir()}
-        removed += await self._net.sweep(claimed)
-        removed += await self._cgroups.sweep(known)
-        for stray in self._settings.memory_dir.iterdir():
-            if stray.stem not in known:
-                stray.unlink(missing_ok=True)
-                removed.append(str(stray))
+        for machine_id in self._links.machines() - known:
+            await self.destroy(machine_id)
+            removed.append(machine_id)
+        claimed = self._links.claimed() | self._pool.names()
+        for name in self._vms.names() - claimed:
+            await self._vms.remove(name)
+            removed.append(name)
+        removed += await self._vms.sweep(claimed)
+        removed += await self._snapshots.sweep(known)
         return removed
-
-    # ── paths ─────────────────────────────────────────────────────────────────────────────────────────────────
-
-    def _rundir(self, machine_id: str) -> Path:
-        return self._settings.rundir / machine_id
-
-    def _memory(self, machine_id: str) -> Path:
-        return self._settings.memory_dir / f"{machine_id}.mem"
-
-    def _cgroup(self, spec: MachineSpec) -> Cgroup:
-        limits = Limits(
-            memory_bytes=(spec.shape.memory_mb + VMM_OVERHEAD_MB) * MIB,
-            cpus=float(spec.shape.cpus),
-            pids_max=PIDS_MAX,
-        )
-        return self._cgroups.create(spec.machine_id, limits)
 
 
 def _address(spec: MachineSpec) -> IPv4Address:
@@ -372,13 +463,16 @@ def _address(spec: MachineSpec) -> IPv4Address:
     return IPv4Address(spec.network.ipv4)
 
 
-def _fresh(rundir: Path) -> None:
-    shutil.rmtree(rundir, ignore_errors=True)
-    rundir.mkdir(parents=True, mode=0o700)
+def _net(vm: Vm) -> m.Net:
+    slot = vm.slot
+    return m.Net(mac=slot.mac or "", addresses=(f"{slot.ip}/32",), gateway=str(slot.gateway), mtu=slot.mtu)
 
 
-def _read(path: Path) -> str:
-    try:
-        return path.read_text()
-    except OSError:
-        return ""
+def available_ratio() -> float:
+    """How much of the host's memory is available, 0 to 1."""
+    figures = {}
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        name, _, rest = line.partition(":")
+        if name in ("MemTotal", "MemAvailable"):
+            figures[name] = int(rest.split()[0])
+    return figures["MemAvailable"] / figures["MemTotal"]

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from ipaddress import IPv4Address
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-BOOT_ADDRESS = IPv4Address("10.61.0.1")
+from midge.drivers.qemu.pool_settings import PoolSettings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,18 +16,22 @@ class QemuSettings:
     Attributes:
         rundir: sockets and small files of running machines; short, since socket paths are limited to 107 bytes.
         memory_dir: on a tmpfs: memory of running machines.
-        machines: writable layers.
+        layers: writable disks of running machines.
+        machines: snapshots of suspended machines; on the same file system as `layers`.
+        seal_key: the file with this host's key for snapshots; made at the first use.
         templates, kernels, blanks: made once, kept.
         kernel_flavour: ``auto``, ``debian`` or ``trimmed``.
         acceleration: ``auto``, ``kvm`` or ``tcg``.
         rootfs_mb: size of the writable layer that guests see, MiB; sparse on the host.
-        boot_address: of guests that boot for a template; no machine has it, and only one boots at a time.
+        pool: of warm slots.
         nameservers: what guests ask where the machine names none.
     """
 
     rundir: Path
     memory_dir: Path
+    layers: Path
     machines: Path
+    seal_key: Path
     templates: Path
     kernels: Path
     blanks: Path
@@ -36,5 +39,8 @@ class QemuSettings:
     kernel_flavour: Literal["auto", "debian", "trimmed", "custom"] = "auto"
     acceleration: Literal["auto", "kvm", "tcg"] = "auto"
     rootfs_mb: int = 8192
-    boot_address: IPv4Address = BOOT_ADDRESS
     nameservers: tuple[str, ...] = ()
+    pool: PoolSettings = field(default_factory=PoolSettings)
+
+    def folders(self) -> list[Path]:
+        return [self.rundir, self.memory_dir, self.layers, self.machines, self.templates, self.blanks]

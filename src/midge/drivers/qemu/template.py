@@ -26,9 +26,10 @@ import msgspec
 import structlog
 
 from midge.drivers.qemu.command import Hardware
-from midge.drivers.qemu.disks import copy_sparse
+from midge.drivers.disks import copy_sparse
 from midge.errors import DriverError
 from midge.kernel.store import Kernel
+from midge.machine.spec import MIB
 
 FORMAT = 1
 HASH_CHUNK_BYTES = 4 * 1024 * 1024
@@ -119,8 +120,10 @@ class TemplateStore:
                 self._open[key] = found
         return found
 
-    def have(self, recipe: Recipe) -> bool:
-        return recipe.key in self._open
+    def resident_mb(self, key: str) -> int:
+        """What a guest of this template has of memory right after its restore, MiB; 0 if it is not open."""
+        found = self._open.get(key)
+        return os.fstat(found.memory_fd).st_blocks * 512 // MIB if found else 0
 
     def forget(self, key: str) -> None:
         """Drops a template that did not restore: the next start makes it anew."""

@@ -1,0 +1,53 @@
+"""What a driver keeps in a machine's run directory besides the shim's files.
+
+run.json     which start this is, and what it holds: written before anything is launched
+…            the shim's: see `midge.drivers.shim_files`
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from midge.errors import DriverError
+
+RECORD_NAME = "run.json"
+
+
+class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """Which start a run directory belongs to.
+
+    Attributes:
+        slot: name of the network slot, empty if there is none.
+        data: whatever else the driver has to find again.
+    """
+
+    start_id: str
+    slot: str = ""
+    data: dict[str, Any] = {}
+
+
+def fresh(rundir: Path) -> None:
+    """An empty run directory, whatever was there before. Raises: OSError."""
+    shutil.rmtree(rundir, ignore_errors=True)
+    rundir.mkdir(parents=True, mode=0o700)
+
+
+def write_record(rundir: Path, record: RunRecord) -> None:
+    """Replaces the record at once. Not forced to disk: after a crash of the host nothing runs. Raises: OSError."""
+    draft = rundir / f"{RECORD_NAME}.tmp"
+    draft.write_bytes(msgspec.json.encode(record))
+    draft.replace(rundir / RECORD_NAME)
+
+
+def read_record(rundir: Path) -> RunRecord | None:
+    """The record; None without a run directory, or where a start died before it wrote one."""
+    try:
+        return msgspec.json.decode((rundir / RECORD_NAME).read_bytes(), type=RunRecord)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except msgspec.MsgspecError as error:
+        raise DriverError(f"{rundir / RECORD_NAME} is damaged") from error
