@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -21,6 +22,7 @@ APP, MACHINE, IMAGE, PORT = "hello", "hello", "midge/hello:latest", 8080
 READY_TIMEOUT_S = 300.0  # the first start fetches a guest kernel
 STEP_TIMEOUT_S = 300.0  # the first machine of a shape boots a template
 REQUEST_TIMEOUT_S = 20.0
+CONNECT_TIMEOUT_S = 0.05
 
 
 class Failed(SystemExit):
@@ -102,9 +104,11 @@ class Api:
         while time.monotonic() < deadline:
             response = self._http.get(f"{path}/wait", params={"state": state, "timeout": 60})
             if response.status_code == 200:
-                return
-            if "currently failed" in response.text or "currently destroyed" in response.text:
                 break
+            if response.status_code != 408 or "currently failed" in response.text:
+                break
+        if self.call("GET", path)["state"] in (state, "created" if state == "settled" else state):
+            return
         events = json.dumps(self.call("GET", f"{path}/events")[:3], indent=2)
         raise Failed(f"the machine did not become {state}; its latest events:\n{events}")
 
@@ -119,13 +123,20 @@ def ask(address: str) -> str:
     deadline = time.monotonic() + REQUEST_TIMEOUT_S
     while True:
         try:
-            response = httpx2.get(f"http://{address}:{PORT}/", timeout=5)
+            # A first packet that comes too early is lost, and TCP would repeat it only after a second.
+            limits = httpx2.Timeout(5.0, connect=CONNECT_TIMEOUT_S)
+            response = httpx2.get(f"http://{address}:{PORT}/", timeout=limits)
             response.raise_for_status()
-            return response.text.strip().splitlines()[0]
+            return title(response.text)
         except httpx2.HTTPError as error:
             if time.monotonic() > deadline:
                 raise Failed(f"http://{address}:{PORT}/ does not answer: {error}") from error
             time.sleep(0.005)
+
+
+def title(page: str) -> str:
+    found = re.search(r"<title>(.*?)</title>", page, re.DOTALL)
+    return found[1].strip() if found else page.strip()[:60]
 
 
 def import_image() -> None:
@@ -165,7 +176,7 @@ def main() -> None:
         with step(f"create a machine ({driver})") as remark:
             body = {"name": MACHINE, "skip_launch": True, "config": {"image": IMAGE}}
             machine = api.call("POST", f"/v1/apps/{APP}/machines", body)
-            api.wait(machine["id"], "created")
+            api.wait(machine["id"], "settled")
             remark(machine["id"])
     path = f"/v1/apps/{APP}/machines/{machine['id']}"
     if machine["state"] == "started":

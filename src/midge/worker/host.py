@@ -199,7 +199,10 @@ class Host(Protocol):
         ...
 
     def phases(self, machine_id: str, limit: int) -> Sequence[dict[str, Any]]:
-        """The named phases of the latest starts, newest first: ``{"start_id", "kind", "phases": [[name, ms]]}``."""
+        """The named phases of the latest starts, newest first.
+
+        Each is ``{"start_id", "kind", "state", "error", "phases": [[name, ms]]}``.
+        """
         ...
 
     def versions(self, machine_id: str) -> Sequence[tuple[str, msgspec.Raw]]:

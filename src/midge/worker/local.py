@@ -156,7 +156,13 @@ class LocalHost:
     def phases(self, machine_id: str, limit: int) -> Sequence[dict[str, Any]]:
         self._parts.catalog.get(machine_id)
         return [
-            {"id": run.id, "kind": run.kind, "state": run.state, "phases": run.phases, "error": run.error}
+            {
+                "start_id": run.id,
+                "kind": run.kind,
+                "state": run.state,
+                "phases": run.phases,
+                "error": run.error,
+            }
             for run in table.read_runs(self._parts.database, machine_id, limit)
         ]
 
