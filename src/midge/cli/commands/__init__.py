@@ -1,0 +1,1 @@
+"""One module a noun or a verb; imported only when called."""

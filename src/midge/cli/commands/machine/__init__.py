@@ -1,0 +1,1 @@
+"""`midge machine`: one module a verb."""

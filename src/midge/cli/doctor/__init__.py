@@ -1,0 +1,1 @@
+"""What this host can do: named checks. Their names and states are API; `registry.CHECKS` is the list."""
