@@ -7,7 +7,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from midge.drivers.qemu.pool_settings import PoolSettings
 from midge.errors import NotSupported
+from midge.kernel.store import default_root
 from midge.net.naming import instance_tag
 from midge.server.assembly import OpenHost
 from midge.server.paths import Paths
@@ -33,7 +35,7 @@ def host_settings(settings: Settings, paths: Paths) -> HostSettings:
         data_dir=paths.data_dir,
         run_dir=paths.run_dir,
         memory_dir=_memory_dir(paths),
-        kernels_dir=paths.kernels,
+        kernels_dir=kernels_directory(settings),
         host_name=settings.host_name or socket.gethostname(),
         region=settings.region,
         driver=settings.driver,
@@ -42,9 +44,16 @@ def host_settings(settings: Settings, paths: Paths) -> HostSettings:
         acceleration=settings.acceleration,
         rootfs_mb=settings.rootfs_mb,
         subnet=settings.subnet,
+        memory_total_mb=settings.memory_total_mb or None,
         memory_overcommit=settings.memory_overcommit,
+        warm=PoolSettings(slots_max=settings.warm_slots, memory_mb=settings.warm_memory_mb),
         destroyed_kept_s=settings.destroyed_kept_s,
     )
+
+
+def kernels_directory(settings: Settings) -> Path:
+    """Where this host's guest kernels are; shared, since they are kept by content and take minutes to build."""
+    return Path(settings.kernels_dir) if settings.kernels_dir else default_root()
 
 
 def _memory_dir(paths: Paths) -> Path:

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import os
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Literal
@@ -17,11 +17,13 @@ from midge.cgroup import CgroupTree
 from midge.clock import Clock, SystemClock
 from midge.drivers.base import Driver
 from midge.drivers.mock import MockDriver
-from midge.errors import NotSupported
+from midge.drivers.qemu.pool_settings import PoolSettings
+from midge.errors import Conflict, NotSupported
 from midge.images.store import ImageStore, RegistryConfig
 from midge.net.config import NetConfig
 from midge.net.naming import instance_tag
 from midge.net.pool import NetPool
+from midge.net.slot import SlotKind
 from midge.operations.engine import Engine
 from midge.store.sqlite import Database
 from midge.worker.catalog import Catalog
@@ -33,6 +35,9 @@ from midge.worker.worker import Worker
 MIGRATIONS = Path(__file__).parents[1] / "store" / "migrations" / "host"
 DriverName = Literal["auto", "qemu", "container", "mock"]
 KernelFlavour = Literal["auto", "debian", "trimmed", "custom"]
+
+# For ``auto``: little used by anybody, and enough for as many Midges on one host (developers, tests) as it can hold.
+SUBNETS = tuple(IPv4Network(f"10.{second}.0.0/16") for second in range(61, 93))
 
 _log = structlog.get_logger("midge.worker")
 
@@ -49,8 +54,10 @@ class HostSettings:
         driver: ``auto`` takes qemu, and never a weaker isolation.
         runtime: the OCI runtime of the container driver.
         acceleration: of the qemu driver.
-        subnet: addresses of the machines.
+        subnet: addresses of the machines; ``auto`` takes the first of SUBNETS that the host does not use, and keeps it.
         rootfs_mb: size of a machine's writable layer.
+        memory_total_mb: what machines may use in all, MiB; None: what the host has.
+        warm: the pool of warm slots (qemu).
         memory_overcommit: see `midge.worker.parts.Settings`.
     """
 
@@ -64,7 +71,9 @@ class HostSettings:
     runtime: str = "runc"
     kernel: KernelFlavour = "auto"
     acceleration: Literal["auto", "kvm", "tcg"] = "auto"
-    subnet: str = "10.61.0.0/16"
+    subnet: str = "auto"
+    memory_total_mb: int | None = None
+    warm: PoolSettings = field(default_factory=PoolSettings)
     rootfs_mb: int = 8192
     memory_overcommit: float = 1.5
     destroyed_kept_s: float = 600.0
@@ -89,15 +98,15 @@ async def open_host(
         images = await stack.enter_async_context(
             ImageStore(settings.data_dir / "images", registry=settings.registry)
         )
-        driver = await _driver(settings, images, clock, stack)
+        driver, subnet = await _driver(settings, images, clock, stack)
         parts = Parts(
             settings=Settings(
                 host_name=settings.host_name,
                 region=settings.region,
-                memory_total_mb=None if settings.driver == "mock" else memory_total_mb(),
+                memory_total_mb=_memory_mb(settings),
                 memory_overcommit=settings.memory_overcommit,
                 destroyed_kept_s=settings.destroyed_kept_s,
-                subnet=settings.subnet,
+                subnet=str(subnet),
                 logs_dir=settings.data_dir / "logs",
             ),
             clock=clock,
@@ -136,26 +145,47 @@ def _images(settings: HostSettings, store: ImageStore) -> Images:
 
 async def _driver(
     settings: HostSettings, images: ImageStore, clock: Clock, stack: contextlib.AsyncExitStack
-) -> Driver:
+) -> tuple[Driver, IPv4Network]:
     if settings.driver == "mock":
-        return MockDriver(settings.run_dir / "mock", clock)
+        subnet = SUBNETS[0] if settings.subnet == "auto" else IPv4Network(settings.subnet)
+        return MockDriver(settings.run_dir / "mock", clock), subnet
     if os.geteuid() != 0:
         raise NotSupported(
             f"the {settings.driver} driver needs root: it makes network namespaces, mounts and control groups",
             hint="run as root, or use --driver mock",
         )
     tag = instance_tag(settings.data_dir)
-    kind: Literal["tap", "veth"] = "veth" if settings.driver == "container" else "tap"
-    net = NetPool(
-        NetConfig(tag=tag, pool=IPv4Network(settings.subnet), free_low={kind: 4}, free_high={kind: 8})
-    )
-    await stack.enter_async_context(net)
+    kind: SlotKind = "veth" if settings.driver == "container" else "tap"
+    net = await _network(settings, tag, kind, stack)
     cgroups = CgroupTree(parent=f"midge-{tag}")
     cgroups.open()
     stack.callback(cgroups.close)
-    if settings.driver == "container":
-        return _container(settings, images, net, cgroups)
-    return _qemu(settings, images, net, cgroups)
+    make = _container if settings.driver == "container" else _qemu
+    return make(settings, images, net, cgroups), net.config.pool
+
+
+async def _network(
+    settings: HostSettings, tag: str, kind: SlotKind, stack: contextlib.AsyncExitStack
+) -> NetPool:
+    """The pool of network slots, on the configured subnet or on one that is free and stays ours."""
+    remembered = settings.data_dir / "subnet"
+    if settings.subnet != "auto":
+        candidates = [IPv4Network(settings.subnet)]
+    elif remembered.exists():
+        candidates = [IPv4Network(remembered.read_text().strip())]
+    else:
+        candidates = list(SUBNETS)
+    for candidate in candidates:
+        net = NetPool(NetConfig(tag=tag, pool=candidate, free_low={kind: 4}, free_high={kind: 8}))
+        try:
+            await stack.enter_async_context(net)
+        except Conflict:
+            if candidate == candidates[-1]:
+                raise
+            continue
+        remembered.write_text(f"{candidate}\n")
+        return net
+    raise AssertionError("there is at least one candidate")
 
 
 def _qemu(settings: HostSettings, images: ImageStore, net: NetPool, cgroups: CgroupTree) -> Driver:
@@ -177,6 +207,7 @@ def _qemu(settings: HostSettings, images: ImageStore, net: NetPool, cgroups: Cgr
             acceleration=settings.acceleration,
             rootfs_mb=settings.rootfs_mb,
             nameservers=settings.nameservers,
+            pool=settings.warm,
         ),
         images=images,
         net=net,
@@ -199,6 +230,12 @@ def _container(settings: HostSettings, images: ImageStore, net: NetPool, cgroups
         net=net,
         cgroups=cgroups,
     )
+
+
+def _memory_mb(settings: HostSettings) -> int | None:
+    if settings.driver == "mock":
+        return settings.memory_total_mb
+    return settings.memory_total_mb or memory_total_mb()
 
 
 def memory_total_mb() -> int:

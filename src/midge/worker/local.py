@@ -161,7 +161,7 @@ class LocalHost:
                 "kind": run.kind,
                 "state": run.state,
                 "phases": run.phases,
-                "error": run.error,
+                "error": (run.error or {}).get("message", ""),
             }
             for run in table.read_runs(self._parts.database, machine_id, limit)
         ]

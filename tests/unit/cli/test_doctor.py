@@ -30,6 +30,7 @@ def host(tmp_path: Path, midge: FakeServer) -> Make:
         return Host(
             Session(env=midge.env, cwd=tmp_path, make_client=midge.client),
             data_dir=tmp_path / "data",
+            kernels_dir=tmp_path / "kernels",
             root=tmp_path / "root",
             euid=euid,
             which=lambda name: f"/nowhere/{name}" if name in have else None,
@@ -139,7 +140,7 @@ def test_programs_of_root_are_found_by_others(host: Make) -> None:
 def test_kernel_images(host: Make, flavours: tuple[str, ...], state: State) -> None:
     made = host()
     for flavour in flavours:
-        base = made.data_dir / "kernels" / "bases" / f"{flavour}-1"
+        base = made.kernels_dir / "bases" / f"{flavour}-1"
         base.mkdir(parents=True)
         (base / "base.json").write_text(json.dumps({"flavour": flavour, "version": "6.1"}))
     assert programs.kernel_images(made).state == state
@@ -147,7 +148,7 @@ def test_kernel_images(host: Make, flavours: tuple[str, ...], state: State) -> N
 
 def test_a_damaged_kernel_does_not_confuse(host: Make) -> None:
     made = host()
-    base = made.data_dir / "kernels" / "bases" / "x"
+    base = made.kernels_dir / "bases" / "x"
     base.mkdir(parents=True)
     (base / "base.json").write_text("{")
     assert programs.kernel_images(made).state == "warn"

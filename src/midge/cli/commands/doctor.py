@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
 from midge.cli import exits
@@ -18,16 +20,18 @@ _STYLES = {"ok": "green", "warn": "yellow", "fail": "red", "skip": "dim"}
 )
 def doctor(session: Session, names: tuple[str, ...], data_dir: str) -> int:
     """Check what this host can do, and say how to mend it. Exit code 1 when a check fails."""
-    from midge.cli.commands.kernel import data_directory
     from midge.cli.doctor import registry
     from midge.cli.doctor.check import Host
+    from midge.cli.host import kernels_directory
+    from midge.server.settings import load_settings
 
     unknown = set(names) - {check.name for check in registry.CHECKS}
     if unknown:
         known = ", ".join(check.name for check in registry.CHECKS)
         raise click.UsageError(f"no check {sorted(unknown)[0]!r}; there are {known}")
     out = session.out
-    host = Host(session, data_dir=data_directory(session, data_dir))
+    settings = load_settings({"data_dir": data_dir or None}, session.env).settings
+    host = Host(session, data_dir=Path(settings.data_dir), kernels_dir=kernels_directory(settings))
     found = []
     for check, finding in registry.run(host, frozenset(names)):
         found.append((check, finding))

@@ -1,4 +1,4 @@
-"""`midge kernel`: the guest kernels in this host's data directory. No server is asked."""
+"""`midge kernel`: the guest kernels of this host. No server is asked."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ if TYPE_CHECKING:
 
 INIT_BINARY = "midge-init"
 
-_data_dir = click.option(
-    "--data-dir",
+_kernels_dir = click.option(
+    "--kernels-dir",
     default="",
     metavar="DIR",
-    help="The server's data directory. Empty: as `midge serve` chooses. [env: MIDGE_DATA_DIR]",
+    help="Where kernels are kept. Empty: as `midge serve` chooses. [env: MIDGE_KERNELS_DIR]",
 )
 
 
 @command("ls")
-@_data_dir
-def list_kernels(session: Session, data_dir: str) -> None:
+@_kernels_dir
+def list_kernels(session: Session, kernels_dir: str) -> None:
     """List the guest kernels of this host that are ready to boot."""
-    kernels = asyncio.run(_list(_store(session, data_dir)))
+    kernels = asyncio.run(_list(_store(session, kernels_dir)))
     if session.out.json:
         session.out.document([_document(kernel) for kernel in kernels])
     elif session.out.quiet:
@@ -44,33 +44,33 @@ def list_kernels(session: Session, data_dir: str) -> None:
 
 
 @command("fetch")
-@_data_dir
+@_kernels_dir
 @click.option(
     "--source", default="", metavar="PATH", help="A .deb file or a directory with a kernel, instead of apt."
 )
-def fetch(session: Session, data_dir: str, source: str) -> None:
+def fetch(session: Session, kernels_dir: str, source: str) -> None:
     """Fetch the distribution's cloud kernel. The server does this by itself when it has none."""
-    store = _store(session, data_dir, source=source)
+    store = _store(session, kernels_dir, source=source)
     with doing("fetch a kernel"), step(session.out, "fetching the kernel", "kernel fetched"):
         kernel = asyncio.run(store.ensure("debian", init_binary=_init(session)))
     _report(session, kernel)
 
 
 @command("build")
-@_data_dir
+@_kernels_dir
 @click.option(
     "--source", default="", metavar="PATH", help="A kernel source archive or tree, instead of linux-source's."
 )
 @click.option("--scratch", default="", metavar="DIR", help="Build here; needs 3 GB.")
 @click.option("--jobs", type=click.IntRange(min=1), default=None, help="Compilers at a time.")
-def build(session: Session, data_dir: str, source: str, scratch: str, jobs: int | None) -> None:
+def build(session: Session, kernels_dir: str, source: str, scratch: str, jobs: int | None) -> None:
     """Build the trimmed kernel, which boots fastest; takes minutes."""
     from midge.kernel import build_trimmed
 
     with doing("build a kernel"):
         kernel = asyncio.run(
             build_trimmed(
-                _store(session, data_dir),
+                _store(session, kernels_dir),
                 init_binary=_init(session),
                 source=Path(source) if source else None,
                 scratch=Path(scratch) if scratch else None,
@@ -81,19 +81,13 @@ def build(session: Session, data_dir: str, source: str, scratch: str, jobs: int 
     _report(session, kernel)
 
 
-def data_directory(session: Session, flag: str) -> Path:
-    """As `midge serve` finds it."""
+def _store(session: Session, kernels_dir: str, *, source: str = "") -> KernelStore:
+    from midge.cli.host import kernels_directory
+    from midge.kernel import KernelStore
     from midge.server.settings import load_settings
 
-    return Path(load_settings({"data_dir": flag or None}, session.env).settings.data_dir)
-
-
-def _store(session: Session, data_dir: str, *, source: str = "") -> KernelStore:
-    from midge.kernel import KernelStore
-    from midge.server.paths import Paths
-
-    root = Paths(data_directory(session, data_dir)).kernels
-    return KernelStore(root, debian_source=Path(source) if source else None)
+    settings = load_settings({"kernels_dir": kernels_dir or None}, session.env).settings
+    return KernelStore(kernels_directory(settings), debian_source=Path(source) if source else None)
 
 
 def _init(session: Session) -> Path:

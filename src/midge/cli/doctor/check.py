@@ -59,6 +59,7 @@ class Host:
     Args:
         root: in place of ``/`` for all absolute paths.
         data_dir: the server's data directory.
+        kernels_dir: where this host's guest kernels are.
     """
 
     def __init__(
@@ -66,12 +67,14 @@ class Host:
         session: Session,
         *,
         data_dir: Path,
+        kernels_dir: Path,
         root: Path = Path("/"),
         euid: int | None = None,
         which: Callable[[str], str | None] = shutil.which,
     ) -> None:
         self.session = session
         self.data_dir = data_dir
+        self.kernels_dir = kernels_dir
         self.euid = os.geteuid() if euid is None else euid
         self._root = root
         self._which = which

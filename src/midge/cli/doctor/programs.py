@@ -58,7 +58,7 @@ def kernel_images(host: Host) -> Finding:
 
 def _bases(host: Host) -> list[dict[str, str]]:
     found = []
-    for file in (host.data_dir / "kernels" / "bases").glob("*/base.json"):
+    for file in (host.kernels_dir / "bases").glob("*/base.json"):
         try:
             fields = json.loads(file.read_text("utf-8"))
             found.append({"flavour": str(fields["flavour"]), "version": str(fields["version"])})
