@@ -1,0 +1,1 @@
+"""The central store: what the api, and nobody else, writes."""

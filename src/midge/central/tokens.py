@@ -1,0 +1,151 @@
+"""Tokens: opaque, ``mdg_<id>_<secret>``, kept as a hash.
+
+The text before the first ``_`` tells Fly's clients what a token is; anything but ``fm1r``, ``fm1a`` and ``fm2`` is
+sent as ``Bearer`` and never decoded. The id half finds the row, the secret half (256 bits of entropy, so that plain
+SHA-256 is enough) is compared in constant time.
+
+Every request brings a token, and looking one up in the database takes longer than all else that is done before the
+handler. So those that were good are remembered by the hash of their whole text, until a token ends.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import secrets
+import time
+
+import apsw
+import msgspec
+
+from midge.central.apps import App
+from midge.central.organizations import Organization
+from midge.store.sqlite import Database
+
+PREFIX = "mdg"
+ID_HEX = 12
+SECRET_BYTES = 32
+REMEMBERED_MAX = 4096  # tokens; when there are more, all are looked up once again
+_NOBODY = hashlib.sha256(
+    b""
+).digest()  # compared against when there is no such id, so that both cases cost the same
+
+
+class Token(msgspec.Struct, kw_only=True, frozen=True):
+    """What a token reaches. `org_slug` and `app` None: everything."""
+
+    id: str
+    name: str
+    org_slug: str | None
+    org_name: str | None
+    app: str | None
+    expires_ms: int | None
+
+
+class Tokens:
+    def __init__(self, database: Database) -> None:
+        self._db = database
+        self._remembered: dict[bytes, Token] = {}
+
+    def verify(self, text: str, *, now_ms: int) -> Token | None:
+        """The token's rights, or None: unknown, expired and revoked look alike."""
+        key = hashlib.sha256(text.encode()).digest()
+        token = self._remembered.get(key)
+        if token is None:
+            token = self._look_up(text)
+            if token is None:
+                return None
+            if len(self._remembered) >= REMEMBERED_MAX:
+                self._remembered.clear()
+            self._remembered[key] = token
+        return None if token.expires_ms is not None and token.expires_ms <= now_ms else token
+
+    def forget(self) -> None:
+        """Tokens have ended elsewhere, with their app: look all of them up again."""
+        self._remembered.clear()
+
+    def _look_up(self, text: str) -> Token | None:
+        prefix, _, rest = text.partition("_")
+        token_id, _, secret = rest.partition("_")
+        if prefix != PREFIX or len(token_id) != ID_HEX or not secret:
+            return None
+        row = self._db.read_one(
+            "SELECT t.hash, t.name, o.slug, o.name, a.name, t.expires_ms, t.revoked_ms FROM tokens t "
+            "LEFT JOIN organizations o ON o.numeric_id = t.org_id LEFT JOIN apps a ON a.id = t.app_id WHERE t.id=?",
+            (token_id,),
+        )
+        wanted = _NOBODY if row is None else row[0]
+        same = hmac.compare_digest(hashlib.sha256(secret.encode()).digest(), wanted)
+        if row is None or not same:
+            return None
+        _, name, org_slug, org_name, app, expires_ms, revoked_ms = row
+        if revoked_ms is not None:
+            return None
+        return Token(
+            id=token_id, name=name, org_slug=org_slug, org_name=org_name, app=app, expires_ms=expires_ms
+        )
+
+    async def create(
+        self,
+        name: str,
+        *,
+        organization: Organization | None = None,
+        app: App | None = None,
+        expires_ms: int | None = None,
+    ) -> str:
+        """Makes a token and returns its text, which is not kept."""
+        token_id, secret = secrets.token_hex(ID_HEX // 2), secrets.token_urlsafe(SECRET_BYTES)
+        await self._insert(token_id, secret, name, organization, app, expires_ms)
+        return f"{PREFIX}_{token_id}_{secret}"
+
+    async def _insert(
+        self,
+        token_id: str,
+        secret: str,
+        name: str,
+        organization: Organization | None,
+        app: App | None,
+        expires_ms: int | None,
+    ) -> None:
+        row = (
+            token_id,
+            hashlib.sha256(secret.encode()).digest(),
+            name,
+            None if organization is None else organization.numeric_id,
+            None if app is None else app.id,
+            time.time_ns() // 1_000_000,
+            expires_ms,
+        )
+
+        def job(db: apsw.Connection) -> None:
+            db.execute(
+                "INSERT INTO tokens(id, hash, name, org_id, app_id, created_ms, expires_ms) VALUES(?,?,?,?,?,?,?)",
+                row,
+            )
+
+        await self._db.write(job)
+
+    async def revoke(self, token_id: str) -> bool:
+        """False if there is no such token, or it was revoked before."""
+        now_ms = time.time_ns() // 1_000_000
+
+        def job(db: apsw.Connection) -> bool:
+            db.execute("UPDATE tokens SET revoked_ms=? WHERE id=? AND revoked_ms IS NULL", (now_ms, token_id))
+            return bool(db.changes())
+
+        revoked = await self._db.write(job)
+        self.forget()
+        return revoked
+
+    async def revoke_named(self, name: str, *, keep: str) -> None:
+        """Revokes every token of that name but the one whose id is `keep`."""
+        now_ms = time.time_ns() // 1_000_000
+
+        def job(db: apsw.Connection) -> None:
+            db.execute(
+                "UPDATE tokens SET revoked_ms=? WHERE name=? AND id<>? AND revoked_ms IS NULL",
+                (now_ms, name, keep),
+            )
+
+        await self._db.write(job)
+        self.forget()

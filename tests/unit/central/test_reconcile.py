@@ -1,0 +1,78 @@
+"""Records follow what the host has."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from midge.central.apps import App
+from midge.central.reconcile import reconcile
+from midge.central.store import Central
+from midge.ids import new_machine_id
+from midge.machine.config import MachineConfig
+from midge.testing.fake_host import FakeHost
+from midge.worker.host import CreateMachine
+
+pytestmark = pytest.mark.anyio
+CONFIG = {"image": "debian"}
+
+
+@pytest.fixture
+async def central(tmp_path: Path) -> AsyncIterator[Central]:
+    async with Central(tmp_path / "central.db") as opened:
+        yield opened
+
+
+@pytest.fixture
+async def app(central: Central) -> App:
+    return await central.apps.create(central.organizations.get("personal"), "web", network="default")
+
+
+async def create(host: FakeHost, name: str, app: str = "web") -> str:
+    view = await host.create(
+        CreateMachine(
+            id=new_machine_id(),
+            app=app,
+            name=name,
+            region="local",
+            config=msgspec.convert(CONFIG, MachineConfig),
+            config_json=msgspec.json.encode(CONFIG),
+            skip_launch=True,
+        )
+    )
+    return view.id
+
+
+async def test_a_record_without_a_machine_frees_its_name(central: Central, app: App) -> None:
+    host = FakeHost()
+    await central.machines.reserve(app, "1" * 14, "one", region="local", host="fake")
+    assert await reconcile(central, host, in_flight=lambda: {"1" * 14}) == (0, 0)
+    assert await reconcile(central, host) == (1, 0)
+    assert await central.machines.reserve(app, "2" * 14, "one", region="local", host="fake") is None
+
+
+async def test_records_of_other_hosts_are_left_alone(central: Central, app: App) -> None:
+    await central.machines.reserve(app, "1" * 14, "one", region="local", host="elsewhere")
+    assert await reconcile(central, FakeHost()) == (0, 0)
+
+
+async def test_a_destroyed_machine_loses_its_record(central: Central, app: App) -> None:
+    host = FakeHost()
+    machine_id = await create(host, "one")
+    await central.machines.reserve(app, machine_id, "one", region="local", host="fake")
+    await host.destroy(machine_id)
+    await host.wait(machine_id, states=("destroyed",), timeout_s=1)
+    assert await reconcile(central, host) == (1, 0)
+
+
+async def test_a_machine_without_a_record_is_adopted(central: Central, app: App) -> None:
+    host = FakeHost()
+    machine_id = await create(host, "one")
+    await create(host, "stray", app="gone")
+    assert await reconcile(central, host) == (0, 1)
+    found = central.machines.find(machine_id)
+    assert found is not None and (found.app, found.name) == ("web", "one")
+    assert await reconcile(central, host) == (0, 0)
