@@ -1,0 +1,38 @@
+"""A server in the test's own process, on a port of the kernel's choosing."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from midge.server.assembly import HostOpener, OpenHost, RunningServer, running
+from midge.server.paths import Paths
+from midge.server.settings import Settings
+from midge.testing.fake_host import FakeHost
+
+
+@asynccontextmanager
+async def open_fake_host(settings: Settings, paths: Paths) -> AsyncIterator[OpenHost]:
+    """A `FakeHost` where a worker would be."""
+    yield OpenHost(host=FakeHost(region=settings.region))
+
+
+def settings_for_tests(data_dir: Path, **changes: Any) -> Settings:
+    """Settings fit for a test: any port, short waits, everything below `data_dir`."""
+    settings = Settings(
+        data_dir=str(data_dir), run_dir=str(data_dir / "run"), listen="127.0.0.1:0", drain_timeout_s=1
+    )
+    return msgspec.structs.replace(settings, **changes)
+
+
+@asynccontextmanager
+async def running_server(
+    data_dir: Path, *, open_host: HostOpener = open_fake_host, **changes: Any
+) -> AsyncIterator[RunningServer]:
+    """`running` with `settings_for_tests`; `changes` are members of `Settings`."""
+    async with running(settings_for_tests(data_dir, **changes), open_host) as server:
+        yield server
