@@ -16,7 +16,7 @@ use midge_frame::{Assembler, FRAME_PAYLOAD_MAX, flag, kind};
 use serde_json::{Value, json};
 
 use crate::channel::Channel;
-use crate::config::Config;
+use crate::config::{Config, Root};
 use crate::error::{Context, Error, Result};
 use crate::exec::{Exec, status_members};
 use crate::files::Transfers;
@@ -79,6 +79,8 @@ pub struct Machine {
     pub refusal: Option<Error>,
     pub config: Config,
     pub layer: Option<WritableLayer>,
+    /// Layers that a warm-up has left mounted.
+    pub warm_root: Option<Root>,
     pub main: Option<Main>,
     /// EXIT, from the end of the main process on.
     pub report: Option<Value>,
@@ -114,6 +116,7 @@ impl Machine {
             refusal: None,
             config: Config::default(),
             layer: None,
+            warm_root: None,
             main: None,
             report: None,
             ack_deadline: None,

@@ -31,9 +31,14 @@ impl WritableLayer {
     }
 }
 
-/// Mounts both layers and makes them the root.
-pub fn enter(root: &Root, swap_mb: u64) -> Result<WritableLayer> {
-    mount_layers(root)?;
+/// Mounts both layers, unless they are mounted already, and makes them the root.
+pub fn enter(root: &Root, swap_mb: u64, mounted: Option<&Root>) -> Result<WritableLayer> {
+    if mounted != Some(root) {
+        if mounted.is_some() {
+            unmount_layers()?;
+        }
+        mount_layers(root)?;
+    }
     let directory = File::open(UPPER).context(|| "cannot open the writable layer".into())?;
     let swap_file = format!("{UPPER}/swap");
     if swap_mb > 0 {

@@ -44,7 +44,9 @@ impl Machine {
         }
         identity::apply_time(&config.identity)?;
         match &config.root {
-            Some(root) => self.layer = Some(root::enter(root, config.swap_mb)?),
+            Some(root) => {
+                self.layer = Some(root::enter(root, config.swap_mb, self.warm_root.take().as_ref())?);
+            }
             None if config.swap_mb > 0 => {
                 return Err(Error::new("swap needs a writable layer, and root is null"));
             }

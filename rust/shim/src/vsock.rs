@@ -9,12 +9,16 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use crate::sys;
 
 /// First and longest pause between attempts while the guest does not listen yet.
 const RETRY_MIN_MS: u32 = 2;
 const RETRY_MAX_MS: u32 = 100;
+/// How long an answer may take. A restored guest that has not yet dropped the connection of its former life never
+/// answers one that looks the same, and Firecracker does not time it out; the next one looks different.
+const ANSWER_TIMEOUT_MS: u32 = 500;
 /// Longest answer to CONNECT: `OK ` and a port.
 const ANSWER_MAX: usize = 32;
 
@@ -38,6 +42,7 @@ pub struct Connector {
     pub timer: OwnedFd,
     pause_ms: u32,
     stream: Option<UnixStream>,
+    asked: Instant,
     answer: Vec<u8>,
 }
 
@@ -56,6 +61,7 @@ impl Connector {
             timer: sys::timer_fd()?,
             pause_ms: RETRY_MIN_MS,
             stream: None,
+            asked: Instant::now(),
             answer: Vec::new(),
         })
     }
@@ -71,15 +77,19 @@ impl Connector {
         self.stream.take()
     }
 
-    /// Tries again, unless an attempt is under way.
+    /// Tries again, unless an attempt is under way that may still be answered.
     pub fn attempt(&mut self) -> Progress {
-        if self.stream.is_some() {
+        let timeout = Duration::from_millis(ANSWER_TIMEOUT_MS.into());
+        if self.stream.is_some() && self.asked.elapsed() < timeout {
             return Progress::Waiting;
         }
+        self.stream = None;
         self.answer.clear();
         match self.ask() {
             Ok(stream) => {
                 self.stream = Some(stream);
+                self.asked = Instant::now();
+                let _ = sys::arm_timer(&self.timer, ANSWER_TIMEOUT_MS);
                 Progress::Asked
             }
             // The watch tells when it is there.

@@ -196,9 +196,9 @@ class GuestChannel:
         """After a resume or in a fork: steps the clock, reseeds, renames."""
         await self._ask(FrameType.RESUME, resume, timeout_s)
 
-    async def warm(self, argv: tuple[str, ...] | None = None, *, timeout_s: float = START_TIMEOUT_S) -> None:
+    async def warm(self, warm: m.Warm | None = None, *, timeout_s: float = START_TIMEOUT_S) -> None:
         """Lets a waiting guest walk the path of a start once."""
-        await self._ask(FrameType.WARM, m.Warm(argv=argv), timeout_s)
+        await self._ask(FrameType.WARM, warm or m.Warm(), timeout_s)
 
     async def write_file(self, file: GuestFile, *, timeout_s: float = REPLY_TIMEOUT_S) -> None:
         """Writes one file, whole or not at all."""

@@ -61,6 +61,7 @@ class Net(Message, frozen=True, kw_only=True):
     gateway: str
     mtu: int = 1500
     interface: str = "eth0"
+    gateway6: str | None = None
 
 
 class Host(Message, frozen=True, kw_only=True):
@@ -175,7 +176,11 @@ class Resume(Message, frozen=True, kw_only=True):
 
 
 class Warm(Message, frozen=True, kw_only=True):
-    argv: tuple[str, ...] | None = None
+    """`read`: files of the image to have in memory. `keep`: the disks are the machine's own and stay mounted."""
+
+    argv: tuple[str, ...] = ()
+    read: tuple[str, ...] = ()
+    keep: bool = False
 
 
 class GuestExit(Message, frozen=True, kw_only=True):

@@ -138,8 +138,8 @@ def test_options_that_make_no_sense_are_usage_errors(midge: FakeServer, option: 
     assert midge("machine", "run", *option, "debian").exit_code == 2
 
 
-def test_kernels_of_an_empty_directory(plain: FakeServer) -> None:
-    assert json.loads(plain("kernel", "ls", "--json").stdout) == []
+def test_kernels_of_an_empty_directory(plain: FakeServer, tmp_path: Path) -> None:
+    assert json.loads(plain("kernel", "ls", "--kernels-dir", str(tmp_path), "--json").stdout) == []
 
 
 def test_serve_refuses_settings_that_make_no_sense(plain: FakeServer) -> None:

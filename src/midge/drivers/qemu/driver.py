@@ -62,6 +62,9 @@ from midge.net.pool import NetPool
 GUEST_TIMEOUT_S = 30.0  # from restore to the process, on a loaded host under emulation
 SLOT_EXTRA_MB = 16  # private memory of a waiting QEMU and its shim beside the guest's
 
+# Outside the image, so that none of its programs runs unasked: the init itself, which says its version and ends.
+WARM = m.Warm(argv=("/init", "--version"), read=("/bin/sh", "/bin/busybox"), keep=True)
+
 _log = structlog.get_logger("midge.qemu")
 
 
@@ -180,7 +183,7 @@ class QemuDriver:
         try:
             vm.nice(NICE_WHILE_WARMING)
             await vm.channel.hello(timeout_s=GUEST_TIMEOUT_S)
-            await vm.channel.warm(timeout_s=GUEST_TIMEOUT_S)
+            await vm.channel.warm(WARM, timeout_s=GUEST_TIMEOUT_S)
             await vm.channel.quiesce(timeout_s=GUEST_TIMEOUT_S)
             await vm.vmm.qmp.execute("stop")
             vm.nice(0)

@@ -32,16 +32,14 @@ _log = structlog.get_logger("midge.worker")
 
 
 class PhaseTrace:
-    """Marks the ends of a run's phases, in milliseconds since the one before."""
+    """Marks the ends of a run's phases, in milliseconds since the decision."""
 
-    def __init__(self, begun: float | None = None) -> None:
-        self._last = time.perf_counter() if begun is None else begun
+    def __init__(self) -> None:
+        self._begun = time.perf_counter()
         self.phases: list[tuple[str, float]] = []
 
     def mark(self, phase: str) -> None:
-        now = time.perf_counter()
-        self.phases.append((phase, round((now - self._last) * 1000, 3)))
-        self._last = now
+        self.phases.append((phase, round((time.perf_counter() - self._begun) * 1000, 3)))
 
 
 @dataclass(slots=True)
