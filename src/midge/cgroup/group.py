@@ -21,6 +21,7 @@ from midge.errors import DeadlineExceeded, NotSupported
 
 # Seconds between looks where the kernel sends no notice; doubled each time up to the maximum.
 _POLL_S, _POLL_MAX_S = 0.001, 0.02
+_NO_LIMIT_V1 = 1 << 62
 # Rounds of reading and killing; a group that forks faster than this is not out-run but frozen first, or has pids_max.
 _KILL_ROUNDS_MAX = 100
 
@@ -69,6 +70,13 @@ class Cgroup:
         """Bytes in use, page cache included. Raises: NotSupported, OSError."""
         name = "memory.current" if self.version == 2 else "memory.usage_in_bytes"
         return int((self._directory("memory") / name).read_text())
+
+    def memory_limit(self) -> int | None:
+        """Bytes the group may use; None without limit. Raises: NotSupported, OSError."""
+        name = "memory.max" if self.version == 2 else "memory.limit_in_bytes"
+        text = (self._directory("memory") / name).read_text().strip()
+        # v1 has no word for "no limit": it shows the largest multiple of a page that fits.
+        return None if text == "max" or int(text) >= _NO_LIMIT_V1 else int(text)
 
     def cpu_usage_ns(self) -> int:
         """Processor time used so far. Raises: NotSupported, OSError."""

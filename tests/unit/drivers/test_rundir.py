@@ -1,0 +1,38 @@
+"""The record of a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from midge.drivers.rundir import RECORD_NAME, RunRecord, fresh, read_record, write_record
+from midge.errors import DriverError
+
+
+def test_a_record_is_read_as_written(tmp_path: Path) -> None:
+    record = RunRecord(start_id="s", slot="mg-1", data={"uid": 7})
+    write_record(tmp_path, record)
+    assert read_record(tmp_path) == record
+    assert [path.name for path in tmp_path.iterdir()] == [RECORD_NAME]
+
+
+def test_without_a_run_there_is_none(tmp_path: Path) -> None:
+    assert read_record(tmp_path / "gone") is None
+    (tmp_path / "file").touch()
+    assert read_record(tmp_path / "file") is None
+
+
+def test_a_damaged_record_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / RECORD_NAME).write_text("{")
+    with pytest.raises(DriverError, match="damaged"):
+        read_record(tmp_path)
+
+
+def test_a_fresh_directory_is_empty_and_private(tmp_path: Path) -> None:
+    folder = tmp_path / "a" / "m"
+    for _ in range(2):
+        fresh(folder)
+        assert list(folder.iterdir()) == []
+        (folder / "x").mkdir()
+    assert folder.stat().st_mode & 0o777 == 0o700
