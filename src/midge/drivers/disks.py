@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import secrets
 from pathlib import Path
 
 from midge.errors import DriverError, OutOfSpace
@@ -30,7 +31,8 @@ async def blank_layer(folder: Path, size_mb: int) -> Path:
     if path.exists():
         return path
     await asyncio.to_thread(folder.mkdir, parents=True, exist_ok=True)
-    fresh = folder / f".{path.name}.{os.getpid()}"
+    # Whoever comes second makes one too and replaces the first: they are alike.
+    fresh = folder / f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}"
     with fresh.open("wb") as file:
         file.truncate(size_mb * 1024 * 1024)
     process = await asyncio.create_subprocess_exec(

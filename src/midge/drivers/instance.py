@@ -18,10 +18,10 @@ import msgspec
 
 from midge.drivers import shim, shim_files
 from midge.drivers.base import ExecExit, ExecRequest, ExecSession
-from midge.errors import DriverError
+from midge.errors import DriverError, InvalidInput
 from midge.guest import messages as m
 from midge.guest.channel import GuestChannel
-from midge.guest.errors import ChannelLost
+from midge.guest.errors import ChannelLost, GuestRefused
 from midge.guest.exec import ExecSession as GuestExec
 from midge.machine.spec import ExitStatus
 
@@ -144,6 +144,7 @@ def exit_status(exit_: m.GuestExit | None, ended: m.Ended | None) -> ExitStatus:
             guest_signal=signum or -1,
             oom_killed=exit_.oom_killed,
             error=exit_.error or "",
+            exited_at_ns=exit_.received_at_ns,
         )
     if ended is not None:
         signum = ended.signal or 0
@@ -183,6 +184,35 @@ class _Exec:
         return ExecExit(exit_code=code, signal=signum, timed_out=ended.timed_out, oom_killed=ended.oom_killed)
 
 
+# As a shell has it, and docker: the command was looked for and not found, or cannot be executed.
+_CANNOT_EXECUTE = {"not_found": 127, "not_executable": 126}
+
+
+class _NotExecuted:
+    """A command that the guest could not execute: says so on its stderr and has ended."""
+
+    def __init__(self, refused: GuestRefused) -> None:
+        self._refused = refused
+
+    async def write_stdin(self, data: bytes) -> None:
+        """Nobody reads it."""
+
+    async def close_stdin(self) -> None:
+        """It never was open."""
+
+    async def resize(self, rows: int, cols: int) -> None:
+        """It has no terminal."""
+
+    async def signal(self, signum: int) -> None:
+        """It has ended."""
+
+    async def output(self) -> AsyncIterator[tuple[Literal["stdout", "stderr"], bytes]]:
+        yield "stderr", f"{self._refused.message}\n".encode()
+
+    async def wait(self) -> ExecExit:
+        return ExecExit(exit_code=_CANNOT_EXECUTE[self._refused.guest_code])
+
+
 @contextlib.asynccontextmanager
 async def _exec(channel: GuestChannel, request: ExecRequest) -> AsyncIterator[ExecSession]:
     guest_request = m.ExecRequest(
@@ -196,5 +226,11 @@ async def _exec(channel: GuestChannel, request: ExecRequest) -> AsyncIterator[Ex
         stdin=request.stdin,
         timeout_ms=None if request.timeout_s is None else int(request.timeout_s * 1000),
     )
-    async with channel.exec(guest_request) as session:
-        yield _Exec(session)
+    async with contextlib.AsyncExitStack() as stack:
+        try:
+            session: ExecSession = _Exec(await stack.enter_async_context(channel.exec(guest_request)))
+        except GuestRefused as refused:
+            if refused.guest_code not in _CANNOT_EXECUTE:
+                raise InvalidInput(f"command cannot run: {refused.message}") from refused
+            session = _NotExecuted(refused)
+        yield session

@@ -188,6 +188,7 @@ class GuestExit(Message, frozen=True, kw_only=True):
 
     exit_code: 125, 126, 127 with `error` when it could not be started.
     exited_at_ns: by the guest's clock, which is not to be trusted.
+    received_at_ns: by the host's, in the shim's record of it.
     """
 
     exit_code: _ExitCode | None = None
@@ -195,6 +196,7 @@ class GuestExit(Message, frozen=True, kw_only=True):
     oom_killed: bool = False
     error: _Text | None = None
     exited_at_ns: _Count = 0
+    received_at_ns: _Count = 0
 
 
 class Ended(Message, frozen=True, kw_only=True):

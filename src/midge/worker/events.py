@@ -6,9 +6,22 @@ from typing import Any
 
 from midge.clock import rfc3339_ms
 from midge.ids import new_ulid
+from midge.lifecycle.states import OperationKind
 from midge.machine.spec import ExitStatus
 from midge.operations.engine import error_as_data
 from midge.worker.host import EventView
+
+# The type of the event with which an operation begins.
+EVENT_TYPES: dict[OperationKind, str] = {
+    "create": "launch",
+    "start": "start",
+    "stop": "stop",
+    "settle": "exit",
+    "suspend": "suspend",
+    "restart": "restart",
+    "update": "update",
+    "destroy": "destroy",
+}
 
 
 def event(

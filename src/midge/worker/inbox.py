@@ -64,7 +64,7 @@ class Inbox:
     def __init__(self, machine_id: str) -> None:
         self._id = machine_id
         self._reports: deque[Report] = deque()
-        self._asks: deque[Ask | Call] = deque()
+        self._asks: deque[Ask | Call | None] = deque()
         self._later: deque[Ask] = deque()
         self._wake = asyncio.Event()
 
@@ -89,6 +89,11 @@ class Inbox:
         self._reports.append(message)
         self._wake.set()
 
+    def poke(self) -> None:
+        """Wakes the owner to look whether it is still needed."""
+        self._asks.append(None)
+        self._wake.set()
+
     def put_aside(self, message: Ask) -> None:
         self._later.append(message)
 
@@ -102,7 +107,8 @@ class Inbox:
         kept = [r for r in self._reports if not (isinstance(r, Ended) and r.context is context)]
         self._reports = deque(kept)
 
-    async def get(self) -> Report | Ask | Call:
+    async def get(self) -> Report | Ask | Call | None:
+        """The next message; None after a `poke`."""
         while True:
             if self._reports:
                 return self._reports.popleft()
@@ -113,7 +119,7 @@ class Inbox:
 
     def refuse_all(self, error: Exception) -> None:
         for waiting in [*self._asks, *self._later]:
-            if not waiting.answer.done():
+            if waiting is not None and not waiting.answer.done():
                 waiting.answer.set_exception(error)
         self._asks.clear()
         self._later.clear()

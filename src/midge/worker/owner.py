@@ -20,7 +20,6 @@ from typing import Any
 
 import structlog
 
-from midge.drivers.base import Handle
 from midge.errors import MidgeError, Unavailable, chain
 from midge.ids import new_ulid
 from midge.lifecycle.admission import Capacity, Facts, admit
@@ -32,13 +31,14 @@ from midge.operations.engine import error_as_data
 from midge.operations.model import Outcome, Run
 from midge.worker import table
 from midge.worker.change import Change, commit
-from midge.worker.events import event, exit_event
+from midge.worker.events import EVENT_TYPES, event, exit_event
 from midge.worker.host import EventView
 from midge.worker.inbox import Accepted, Ask, Call, Ended, Exit, Inbox
 from midge.worker.parts import Parts
 from midge.worker.record import Machine
 from midge.worker.verbs import VERBS
 from midge.worker.verbs.base import Context, PhaseTrace, changed
+from midge.worker.watch import Watch
 
 _log = structlog.get_logger("midge.worker")
 
@@ -59,7 +59,7 @@ class Owner:
         self._retired = retired
         self._inbox = Inbox(machine_id)
         self._current: _Current | None = None
-        self._watch: asyncio.Task[None] | None = None
+        self._watch = Watch(machine_id, parts.driver, self._inbox)
         self._early_exit: Exit | None = None
         self._tasks: asyncio.TaskGroup | None = None
         self._adopted: tuple[Run | None, ExitStatus | None] | None = None
@@ -69,6 +69,11 @@ class Owner:
     @property
     def machine(self) -> Machine:
         return self.parts.catalog.get(self.id)
+
+    @property
+    def _group(self) -> asyncio.TaskGroup:
+        assert self._tasks is not None, "only while `run` runs"
+        return self._tasks
 
     # ── what the worker calls ─────────────────────────────────────────────────────────────────────────────────
 
@@ -98,6 +103,8 @@ class Owner:
                 self._adopt()
                 while not self._idle():
                     message = await self._inbox.get()
+                    if message is None:
+                        continue
                     if isinstance(message, Ended | Exit):
                         await self._handle_report(message)
                     else:
@@ -122,10 +129,10 @@ class Owner:
         elif self._adopted and handle is not None and known_exit is not None:
             self._inbox.report(Exit(handle.start_id, known_exit))
         elif self._adopted and handle is not None:
-            self._begin_watch(handle)
+            self._watch.begin(self._group, handle)
 
     def _idle(self) -> bool:
-        return not (self._current or self._watch or len(self._inbox))
+        return not (self._current or self._watch.active or len(self._inbox))
 
     async def _handle(self, message: Ask | Call) -> None:
         try:
@@ -211,7 +218,7 @@ class Owner:
         )
         if kind in ("start", "restart", "update"):
             run.input.setdefault("start_id", run.id)
-        begun = event(_EVENT_TYPES[kind], state, params.get("source", "user"), now_ns)
+        begun = event(EVENT_TYPES[kind], state, params.get("source", "user"), now_ns)
         quiet = kind == "settle"  # the exit event says it all
         await self.commit(
             Change(
@@ -233,9 +240,8 @@ class Owner:
             outcome = await self.parts.engine.execute(verb.operation, run, context)
             self._inbox.report(Ended(context, outcome))
 
-        assert self._tasks is not None
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        task = self._tasks.create_task(body(), name=f"{run.kind} {self.id}")
+        task = self._group.create_task(body(), name=f"{run.kind} {self.id}")
         self._current = _Current(context, task, done)
         return done
 
@@ -325,8 +331,10 @@ class Owner:
             early, self._early_exit = self._early_exit, None
             if early is not None and early.start_id == machine.handle.start_id:
                 self._inbox.report(early)
-            elif self._watch is None:
-                self._begin_watch(machine.handle)
+            else:
+                self._watch.begin(self._group, machine.handle)
+        elif machine.handle is None:
+            self._watch.end()
         if follow is not None:
             answer: asyncio.Future[Accepted] = asyncio.get_running_loop().create_future()
             answer.add_done_callback(_note_refusal)
@@ -334,19 +342,6 @@ class Owner:
         self._inbox.bring_back()
 
     # ── exits ─────────────────────────────────────────────────────────────────────────────────────────────────
-
-    def _begin_watch(self, handle: Handle) -> None:
-        async def body() -> None:
-            try:
-                status = await self.parts.driver.wait(handle)
-            except Exception as error:
-                _log.error("lost a machine", machine=self.id, error=chain(error))
-                status = ExitStatus(exit_code=137, signal=9, error=chain(error))
-            self._watch = None
-            self._inbox.report(Exit(handle.start_id, status))
-
-        assert self._tasks is not None
-        self._watch = self._tasks.create_task(body(), name=f"watch {self.id}")
 
     async def _exited(self, report: Exit) -> None:
         machine = self.machine
@@ -396,15 +391,3 @@ def _fail(done: asyncio.Future[None], error: BaseException) -> None:
 def _note_refusal(future: asyncio.Future[Accepted]) -> None:
     if not future.cancelled() and future.exception() is not None:
         _log.warning("follow-up refused", error=str(future.exception()))
-
-
-_EVENT_TYPES: dict[OperationKind, str] = {
-    "create": "launch",
-    "start": "start",
-    "stop": "stop",
-    "settle": "exit",
-    "suspend": "suspend",
-    "restart": "restart",
-    "update": "update",
-    "destroy": "destroy",
-}

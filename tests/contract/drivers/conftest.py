@@ -36,6 +36,7 @@ def home() -> Iterator[Path]:
         "mock",
         pytest.param("container", marks=[pytest.mark.container, *_ROOT]),
         pytest.param("qemu", marks=[pytest.mark.vm, *_ROOT]),
+        pytest.param("firecracker", marks=[pytest.mark.vm, *_ROOT]),
     ]
 )
 async def kit(request: pytest.FixtureRequest, home: Path, cache: Path) -> AsyncIterator[Kit]:

@@ -25,6 +25,8 @@ from midge import binaries
 from midge.cgroup import CgroupTree
 from midge.drivers.base import Driver, ExecExit, ExecRequest, Handle
 from midge.drivers.container import ContainerDriver, ContainerSettings
+from midge.drivers.firecracker.driver import FirecrackerDriver
+from midge.drivers.firecracker.settings import FirecrackerSettings
 from midge.drivers.mock import MockDriver
 from midge.drivers.qemu.driver import QemuDriver
 from midge.drivers.qemu.pool_settings import PoolSettings
@@ -286,6 +288,23 @@ def make_qemu(parts: Parts) -> Driver:
     return QemuDriver(settings, images=parts.images, net=parts.net, cgroups=parts.cgroups)
 
 
+def make_firecracker(parts: Parts) -> Driver:
+    # Jails hold device nodes, which file systems on memory are often mounted without, and hard links to all the rest.
+    data = parts.cache / parts.home.name
+    settings = FirecrackerSettings(
+        rundir=parts.home / "run",
+        jails=data / "jails",
+        machines=data / "machines",
+        snapshots=data / "snapshots",
+        key_file=parts.cache / "seal.key",
+        templates=parts.cache / "firecracker",
+        blanks=parts.cache / "blanks",
+        kernels=default_root(),
+        nameservers=("192.0.2.53",),
+    )
+    return FirecrackerDriver(settings, images=parts.images, net=parts.net, cgroups=parts.cgroups)
+
+
 async def _real_kit(
     stack: AsyncExitStack, home: Path, cache: Path, kind: SlotKind, make: Callable[..., Driver]
 ) -> Kit:
@@ -331,6 +350,19 @@ async def qemu_kit(home: Path, cache: Path) -> AsyncIterator[Kit]:
             await kit.end()
 
 
+@asynccontextmanager
+async def firecracker_kit(home: Path, cache: Path) -> AsyncIterator[Kit]:
+    """Opening the driver boots a guest, so whoever gets past it has a KVM that works."""
+    _require("firecracker", "jailer", "nft", "mkfs.erofs", "mkfs.ext4")
+    async with AsyncExitStack() as stack:
+        kit = await _real_kit(stack, home, cache, "tap", make_firecracker)
+        await _open_or_skip(kit.driver.open)
+        try:
+            yield kit
+        finally:
+            await kit.end()
+
+
 def _require(*programs: str) -> None:
     if os.geteuid() != 0:
         pytest.skip("needs root")
@@ -351,4 +383,4 @@ async def _open_or_skip(opening: Callable[[], Awaitable[None]]) -> None:
         pytest.skip(f"{error} ({error.hint})")
 
 
-KITS = {"mock": mock_kit, "container": container_kit, "qemu": qemu_kit}
+KITS = {"mock": mock_kit, "container": container_kit, "qemu": qemu_kit, "firecracker": firecracker_kit}

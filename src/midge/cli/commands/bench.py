@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -86,7 +85,7 @@ def bench(
     remote = _remote(session)
     with doing("measure"):
         try:
-            asyncio.run(
+            runner.run_interruptibly(
                 runner.run(
                     chosen, drivers or ("qemu",), options, remote=remote, note=session.out.note, report=report
                 )

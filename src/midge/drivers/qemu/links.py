@@ -6,8 +6,6 @@ import contextlib
 import os
 from pathlib import Path
 
-from midge.ids import is_machine_id
-
 
 class MachineLinks:
     """The links. Made before a VM is told who it is, removed after it is gone."""
@@ -34,9 +32,7 @@ class MachineLinks:
         (self._rundir / machine_id).unlink(missing_ok=True)
 
     def machines(self) -> set[str]:
-        return {
-            path.name for path in self._rundir.iterdir() if path.is_symlink() and is_machine_id(path.name)
-        }
+        return {path.name for path in self._rundir.iterdir() if path.is_symlink() and path.name[0] != "."}
 
     def claimed(self) -> set[str]:
         """VMs that belong to a machine."""

@@ -243,13 +243,13 @@ class Snapshots:
 
     async def consumed(self, machine_id: str) -> None:
         """The machine runs again: what is left of the snapshot goes."""
-        await asyncio.to_thread(shutil.rmtree, self._folder(machine_id), ignore_errors=True)
+        await asyncio.to_thread(shutil.rmtree, self._folder(machine_id).parent, ignore_errors=True)
 
     async def discard(self, machine_id: str) -> None:
         self._to_disk.pop(machine_id, None)
         async with self._lock(machine_id):
             self._hot(machine_id).unlink(missing_ok=True)
-            await asyncio.to_thread(shutil.rmtree, self._folder(machine_id), ignore_errors=True)
+            await asyncio.to_thread(shutil.rmtree, self._folder(machine_id).parent, ignore_errors=True)
         self._locks.pop(machine_id, None)
 
     async def sweep(self, known: set[str]) -> list[str]:

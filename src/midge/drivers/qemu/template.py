@@ -25,8 +25,8 @@ from pathlib import Path
 import msgspec
 import structlog
 
-from midge.drivers.qemu.command import Hardware
 from midge.drivers.disks import copy_sparse
+from midge.drivers.qemu.command import Hardware
 from midge.errors import DriverError
 from midge.kernel.store import Kernel
 from midge.machine.spec import MIB

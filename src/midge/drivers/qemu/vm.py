@@ -96,7 +96,9 @@ class VmMaker:
 
     def names(self) -> set[str]:
         """VMs that have a run directory, whoever made them."""
-        return {path.name for path in self._settings.rundir.iterdir() if not path.is_symlink()}
+        return {
+            path.name for path in self._settings.rundir.iterdir() if path.is_dir() and not path.is_symlink()
+        }
 
     async def sweep(self, claimed: set[str]) -> list[str]:
         """Removes what has no run directory any more: network slots, groups, files."""
