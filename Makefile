@@ -45,8 +45,8 @@ docs:          ## Regenerates the reference pages.
 	$(PY) scripts/gen_cli_docs.py
 
 lock:          ## Pins all Python packages with hashes.
-	.venv/bin/pip-compile --quiet --generate-hashes --allow-unsafe --strip-extras --no-emit-index-url \
-	  --no-emit-find-links --no-header --group dev --output-file requirements.lock pyproject.toml
+	.venv/bin/pip install --quiet pip-tools && .venv/bin/pip-compile --quiet --generate-hashes --allow-unsafe --strip-extras --no-emit-index-url \
+	  --no-emit-find-links --no-header --extra dev --output-file requirements.lock pyproject.toml
 
 clean:
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis rust/target

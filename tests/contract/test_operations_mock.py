@@ -10,7 +10,7 @@ import pytest
 from midge.drivers.base import Driver
 from midge.drivers.mock import MockDriver
 from midge.testing.worker import FakeImages
-from midge.worker.parts import Images
+from midge.worker.parts import Images, Settings
 from tests.contract import operations
 from tests.contract.operations import CASES, Case
 
@@ -27,6 +27,9 @@ class MockKit:
 
     def images(self) -> Images:
         return FakeImages()
+
+    def settings(self, root: Path) -> Settings:
+        return Settings(logs_dir=root / "logs")
 
     def leftovers(self, running: set[str], existing: set[str]) -> list[str]:
         host = MockDriver(self._root).host

@@ -8,7 +8,6 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from midge.drivers.qemu.pool_settings import PoolSettings
-from midge.errors import NotSupported
 from midge.kernel.store import default_root
 from midge.net.naming import instance_tag
 from midge.server.assembly import OpenHost
@@ -28,9 +27,7 @@ async def open_local_host(settings: Settings, paths: Paths) -> AsyncIterator[Ope
 
 
 def host_settings(settings: Settings, paths: Paths) -> HostSettings:
-    """Raises NotSupported for a driver this build does not have."""
-    if settings.driver == "firecracker":
-        raise NotSupported("there is no firecracker driver yet", hint="use --driver qemu")
+    """What the worker is to know of the server's settings."""
     return HostSettings(
         data_dir=paths.data_dir,
         run_dir=paths.run_dir,

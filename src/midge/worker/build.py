@@ -28,12 +28,12 @@ from midge.operations.engine import Engine
 from midge.store.sqlite import Database
 from midge.worker.catalog import Catalog
 from midge.worker.local import LocalHost
-from midge.worker.parts import Images, Parts, RunJournal, Settings
+from midge.worker.parts import Parts, RunJournal, Settings
 from midge.worker.store_images import StoreImages
 from midge.worker.worker import Worker
 
 MIGRATIONS = Path(__file__).parents[1] / "store" / "migrations" / "host"
-DriverName = Literal["auto", "qemu", "container", "mock"]
+DriverName = Literal["auto", "firecracker", "qemu", "container", "mock"]
 KernelFlavour = Literal["auto", "debian", "trimmed", "custom"]
 
 # For ``auto``: little used by anybody, and enough for as many Midges on one host (developers, tests) as it can hold.
@@ -113,7 +113,7 @@ async def open_host(
             database=database,
             catalog=Catalog(clock),
             driver=driver,
-            images=_images(settings, images),
+            images=StoreImages(images),
             engine=Engine(RunJournal(database)),
         )
         worker = Worker(parts)
@@ -139,10 +139,6 @@ async def running(worker: Worker) -> AsyncIterator[None]:
             raise error
 
 
-def _images(settings: HostSettings, store: ImageStore) -> Images:
-    return StoreImages(store)
-
-
 async def _driver(
     settings: HostSettings, images: ImageStore, clock: Clock, stack: contextlib.AsyncExitStack
 ) -> tuple[Driver, IPv4Network]:
@@ -160,8 +156,22 @@ async def _driver(
     cgroups = CgroupTree(parent=f"midge-{tag}")
     cgroups.open()
     stack.callback(cgroups.close)
+    if settings.driver in ("auto", "firecracker"):
+        driver = _firecracker(settings, images, net, cgroups)
+        if settings.driver == "firecracker" or await _is_usable(driver):
+            return driver, net.config.pool
     make = _container if settings.driver == "container" else _qemu
     return make(settings, images, net, cgroups), net.config.pool
+
+
+async def _is_usable(driver: Driver) -> bool:
+    """Opens it to find out; opening it once more costs nothing."""
+    try:
+        await driver.open()
+    except NotSupported as error:
+        _log.info("firecracker is not used", why=str(error), hint=error.hint)
+        return False
+    return True
 
 
 async def _network(
@@ -186,6 +196,32 @@ async def _network(
         remembered.write_text(f"{candidate}\n")
         return net
     raise AssertionError("there is at least one candidate")
+
+
+def _firecracker(settings: HostSettings, images: ImageStore, net: NetPool, cgroups: CgroupTree) -> Driver:
+    from midge.drivers.firecracker.driver import FirecrackerDriver
+    from midge.drivers.firecracker.settings import FirecrackerSettings
+
+    # Apart from the qemu driver's: which one is taken may change, and each sweeps what is its own.
+    data = settings.data_dir / "firecracker"
+    return FirecrackerDriver(
+        FirecrackerSettings(
+            rundir=settings.run_dir / "f",
+            jails=data / "jails",
+            machines=data / "machines",
+            templates=data / "templates",
+            snapshots=data / "snapshots",
+            kernels=settings.kernels_dir,
+            blanks=settings.data_dir / "blanks",
+            key_file=settings.data_dir / "seal.key",
+            kernel_flavour=settings.kernel,
+            rootfs_mb=settings.rootfs_mb,
+            nameservers=settings.nameservers,
+        ),
+        images=images,
+        net=net,
+        cgroups=cgroups,
+    )
 
 
 def _qemu(settings: HostSettings, images: ImageStore, net: NetPool, cgroups: CgroupTree) -> Driver:

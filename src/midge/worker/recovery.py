@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from midge.drivers.base import Exited, Lost, Running
+from midge.drivers.base import Exited, Lost, Recovered, Running
 from midge.errors import chain
 from midge.lifecycle.states import TRANSIENT
 from midge.machine.spec import ExitStatus
@@ -58,8 +58,13 @@ async def recover(worker: Worker) -> None:
 async def _ask_driver(worker: Worker, machine: Machine) -> ExitStatus | None:
     """None if it runs, else how it ended."""
     assert machine.handle is not None
+    driver = worker.parts.driver
     try:
-        found = await worker.parts.driver.recover(machine.handle)
+        found: Recovered = Lost(
+            reason=f"it ran on the {machine.handle.driver} driver, this host now uses {driver.name}"
+        )
+        if machine.handle.driver == driver.name:
+            found = await driver.recover(machine.handle)
     except Exception as error:
         _log.error("recovery failed", machine=machine.id, error=chain(error))
         found = Lost(reason=chain(error))

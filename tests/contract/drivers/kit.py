@@ -95,10 +95,12 @@ class Kit:
         marker: str,
         subnet: IPv4Network,
         net: NetPool | None = None,
+        parts: Parts | None = None,
     ) -> None:
         self.home = home
         self.image = image
         self.net = net
+        self.parts = parts
         self.driver = make()
         self.real = self.driver.name != "mock"
         self._make = make
@@ -185,6 +187,10 @@ class Kit:
             if stream in ("", name):
                 text += "".join(content) + ("\n" if tag == "F" else "")
         return text
+
+    def new_driver(self) -> Driver:
+        """Another driver object on the same state, not open yet."""
+        return self._make()
 
     async def renew(self) -> None:
         """The worker ends, and another one begins."""
@@ -323,7 +329,7 @@ async def _real_kit(
     stack.callback(cgroups.close)
     parts = Parts(home, cache, images, net, cgroups, subnet)
     picture = ImageSpec(digest=image.digest, reference=_TAG)
-    return Kit(home, picture, functools.partial(make, parts), marker=tag, subnet=subnet, net=net)
+    return Kit(home, picture, functools.partial(make, parts), marker=tag, subnet=subnet, net=net, parts=parts)
 
 
 @asynccontextmanager

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from midge.cli.doctor import programs, server, system
 from midge.cli.doctor.check import Check, Finding, Host, fail
+from midge.drivers.firecracker import check as firecracker
 
 CHECKS: tuple[Check, ...] = (
     Check("root", "drivers need root", system.root),
@@ -16,6 +17,7 @@ CHECKS: tuple[Check, ...] = (
     Check("erofs", "root filesystems of virtual machines", system.erofs),
     Check("nft", "keeps networks apart", programs.nft),
     Check("qemu", "runs virtual machines", programs.qemu),
+    Check(firecracker.NAME, firecracker.ABOUT, firecracker.firecracker),
     Check("runc", "runs containers", programs.runc),
     Check("mkfs-erofs", "makes images bootable", programs.mkfs_erofs),
     Check("midge-binaries", "Midge's own programs", programs.binaries),
