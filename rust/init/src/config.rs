@@ -154,7 +154,7 @@ fn ip(text: &str) -> Result<IpAddr> {
     text.parse().map_err(|_| Error::new(format!("{text:?} is not an IP address")))
 }
 
-fn net(value: &Value) -> Result<Net> {
+pub fn net(value: &Value) -> Result<Net> {
     let gateways = ["gateway", "gateway6"].map(|key| json::optional_string(value, key));
     let gateways = gateways.into_iter().collect::<Result<Vec<_>>>()?;
     Ok(Net {

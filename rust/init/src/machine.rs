@@ -16,7 +16,7 @@ use midge_frame::{Assembler, FRAME_PAYLOAD_MAX, flag, kind};
 use serde_json::{Value, json};
 
 use crate::channel::Channel;
-use crate::config::{Config, Root};
+use crate::config::Config;
 use crate::error::{Context, Error, Result};
 use crate::exec::{Exec, status_members};
 use crate::files::Transfers;
@@ -25,6 +25,7 @@ use crate::poller::{Event, Poller, Token};
 use crate::root::WritableLayer;
 use crate::source::{Read, Source};
 use crate::sys::{self, Status};
+use crate::warm::Warmed;
 
 /// How long the end of the machine waits for the host to have its exit on disk.
 const EXIT_ACK_TIMEOUT: Duration = Duration::from_secs(10);
@@ -79,8 +80,8 @@ pub struct Machine {
     pub refusal: Option<Error>,
     pub config: Config,
     pub layer: Option<WritableLayer>,
-    /// Layers that a warm-up has left mounted.
-    pub warm_root: Option<Root>,
+    /// What a warm-up has left in place.
+    pub warmed: Warmed,
     pub main: Option<Main>,
     /// EXIT, from the end of the main process on.
     pub report: Option<Value>,
@@ -116,7 +117,7 @@ impl Machine {
             refusal: None,
             config: Config::default(),
             layer: None,
-            warm_root: None,
+            warmed: Warmed::default(),
             main: None,
             report: None,
             ack_deadline: None,

@@ -256,13 +256,13 @@ impl Machine {
     }
 
     fn on_warm(&mut self, value: &Value) {
-        if self.state != State::Waiting || self.is_container() || self.warm_root.is_some() {
+        if self.state != State::Waiting || self.is_container() || self.warmed.root.is_some() {
             let message = Error::new("only a virtual machine that waits can be warmed, once");
             return self.error(kind::WARM, 0, code::WRONG_STATE, &message);
         }
         match warm::run(value) {
-            Ok(kept) => {
-                self.warm_root = kept;
+            Ok(warmed) => {
+                self.warmed = warmed;
                 self.channel.outbox.control(kind::WARMED, 0, &json!({}));
             }
             Err(error) => self.error(kind::WARM, 0, code::FAILED, &error),

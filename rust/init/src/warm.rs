@@ -1,16 +1,17 @@
 //! Runs the paths of a start once before it is known whose start it will be, so that the kernel's code is warm.
 //!
 //! With placeholder disks nothing stays. With the disks the machine will have (`keep`), they stay mounted: the image is
-//! read-only and the writable layer is still blank, so nothing in them can be another machine's.
+//! read-only and the writable layer is still blank, so nothing in them can be another machine's. A network that is
+//! configured for practice is replaced by the machine's own.
 
 use std::fs;
 use std::io::Read;
 
 use crate::command::NotStarted;
-use crate::config::Root;
+use crate::config::{self, Net, Root};
 use crate::error::{Context, Result};
 use crate::launch::Launch;
-use crate::{json, root, sys, users};
+use crate::{json, net, root, sys, users};
 
 /// Disks a waiting guest has before it is told who it is.
 const LOWER: &str = "/dev/vda";
@@ -18,8 +19,15 @@ const UPPER: &str = "/dev/vdb";
 /// Most bytes of a file that are read ahead.
 const READ_BYTES_MAX: u64 = 16 << 20;
 
-/// Mounts the disks, reads files and runs a program if some are named. Gives the root that is still mounted.
-pub fn run(value: &serde_json::Value) -> Result<Option<Root>> {
+/// What a warm-up has left in place.
+#[derive(Default)]
+pub struct Warmed {
+    pub root: Option<Root>,
+    pub net: Option<Net>,
+}
+
+/// Mounts the disks, and where they are named reads files, configures a network and runs a program.
+pub fn run(value: &serde_json::Value) -> Result<Warmed> {
     let keep = json::boolean(value, "keep")?;
     let disks = Root {
         lower: json::optional_string(value, "lower")?.unwrap_or(LOWER).to_owned(),
@@ -31,15 +39,20 @@ pub fn run(value: &serde_json::Value) -> Result<Option<Root>> {
     for path in json::strings(value, "read")? {
         read_ahead(&path);
     }
+    write_once().context(|| "cannot write to the writable layer".into())?;
+    let network = json::member(value, "net").map(config::net).transpose()?;
+    if let Some(network) = &network {
+        net::configure(network, None)?;
+    }
     let inside = (!keep).then_some(root::NEW_ROOT);
     let result =
         if argv.is_empty() { Ok(()) } else { run_program(&argv, inside).map_err(|failed| failed.error) };
     if keep && result.is_ok() {
-        return Ok(Some(disks));
+        return Ok(Warmed { root: Some(disks), net: network });
     }
     root::unmount_layers()?;
     fs::write("/proc/sys/vm/drop_caches", "3").context(|| "cannot drop caches".into())?;
-    result.map(|()| None)
+    result.map(|()| Warmed { root: None, net: network })
 }
 
 /// Brings a file of the image into the page cache. One that is not there is not needed.
@@ -50,6 +63,13 @@ fn read_ahead(path: &str) {
     if let Ok(file) = fs::File::open(format!("{}{path}", root::NEW_ROOT)) {
         let _ = std::io::copy(&mut file.take(READ_BYTES_MAX), &mut std::io::sink());
     }
+}
+
+/// Makes a file in the writable layer and removes it again.
+fn write_once() -> std::io::Result<()> {
+    let path = format!("{}/.midge-warm", root::NEW_ROOT);
+    fs::write(&path, "warm\n")?;
+    fs::remove_file(&path)
 }
 
 /// Runs a program to its end, in the image or, with `inside` empty, in the init's own root.

@@ -176,10 +176,14 @@ class Resume(Message, frozen=True, kw_only=True):
 
 
 class Warm(Message, frozen=True, kw_only=True):
-    """`read`: files of the image to have in memory. `keep`: the disks are the machine's own and stay mounted."""
+    """`read`: files of the image to have in memory. `keep`: the disks are the machine's own and stay mounted.
+
+    `net`: configured for practice; CONFIGURE replaces it.
+    """
 
     argv: tuple[str, ...] = ()
     read: tuple[str, ...] = ()
+    net: Net | None = None
     keep: bool = False
 
 

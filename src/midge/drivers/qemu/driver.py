@@ -62,8 +62,14 @@ from midge.net.pool import NetPool
 GUEST_TIMEOUT_S = 30.0  # from restore to the process, on a loaded host under emulation
 SLOT_EXTRA_MB = 16  # private memory of a waiting QEMU and its shim beside the guest's
 
-# Outside the image, so that none of its programs runs unasked: the init itself, which says its version and ends.
-WARM = m.Warm(argv=("/init", "--version"), read=("/bin/sh", "/bin/busybox"), keep=True)
+# Outside the image, so that none of its programs runs unasked: the init itself, which says its version and ends. The
+# address is link-local and leads nowhere: the slot's namespace routes no address yet.
+WARM = m.Warm(
+    argv=("/init", "--version"),
+    read=("/bin/sh", "/bin/busybox"),
+    net=m.Net(mac="02:4d:00:00:00:01", addresses=("169.254.1.1/32",), gateway="169.254.0.1"),
+    keep=True,
+)
 
 _log = structlog.get_logger("midge.qemu")
 

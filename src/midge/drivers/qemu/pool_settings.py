@@ -15,6 +15,6 @@ class PoolSettings:
         memory_mb: of all waiting guests together, by what a guest of the key costs.
     """
 
-    per_key: int = 1
+    per_key: int = 2
     slots_max: int = 4
     memory_mb: int = 1024
