@@ -137,6 +137,7 @@ async def halt(context: Context) -> dict[str, Any]:
             context.exit = await _signal_and_wait(context, machine.handle)
         except NotRunning:  # an operation before this one got as far as `cleanup`, and then failed
             return {"exit": None}
+    context.trace.mark("exit")
     return {"exit": msgspec.to_builtins(context.exit)}
 
 
@@ -169,6 +170,7 @@ async def kill_and_wait(context: Context, handle: Handle) -> ExitStatus:
 
 async def cleanup(context: Context) -> None:
     await context.parts.driver.cleanup(context.machine.id, context.machine.handle)
+    context.trace.mark("cleanup")
 
 
 async def fetch_image(context: Context) -> dict[str, Any]:

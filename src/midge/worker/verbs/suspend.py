@@ -13,7 +13,9 @@ from midge.worker.verbs.base import CLEANUP, Context, Finish, Verb, changed
 async def save(context: Context) -> dict[str, Any]:
     if context.machine.handle is None:
         raise DriverError("nothing runs that could be suspended")
-    return await context.parts.driver.suspend(context.spec(), context.machine.handle)
+    record = await context.parts.driver.suspend(context.spec(), context.machine.handle)
+    context.trace.mark("save")
+    return record
 
 
 def finish(context: Context, outcome: Outcome, now_ns: int) -> Finish:
