@@ -38,16 +38,21 @@ class UlidFactory:
 
     def new(self, now_ms: int | None = None) -> str:
         ms = time.time_ns() // 1_000_000 if now_ms is None else now_ms
-        value = (ms << 80) | secrets.randbits(79)
-        if value <= self._last:
+        if ms << 80 <= self._last:
             value = self._last + 1
+        else:
+            # One bit is left free, so that counting up within a millisecond never reaches the next.
+            value = (ms << 80) | secrets.randbits(79)
         self._last = value
         return encode_ulid(value)
 
 
+_PAIRS = tuple(high + low for high in _CROCKFORD for low in _CROCKFORD)
+
+
 def encode_ulid(value: int) -> str:
-    """128 bits as 26 characters."""
-    return "".join(_CROCKFORD[(value >> shift) & 31] for shift in range(125, -1, -5))
+    """128 bits as 26 characters, two at a time."""
+    return "".join([_PAIRS[(value >> shift) & 1023] for shift in range(120, -1, -10)])
 
 
 _ulids = UlidFactory()

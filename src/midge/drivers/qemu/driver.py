@@ -105,6 +105,8 @@ class QemuDriver:
         self._recipes: dict[str, Recipe] = {}
         self._instances: dict[str, Instance] = {}
         self._tasks: list[asyncio.Task[None]] = []
+        # By machine: removals of what a suspended machine ran in. Whoever needs its address waits for them.
+        self._removals: dict[str, asyncio.Task[None]] = {}
         self._kernel: Kernel | None = None
         self._qemu_version = ""
         self.acceleration: Acceleration = "tcg"
@@ -143,7 +145,7 @@ class QemuDriver:
         for task in self._tasks:
             task.cancel()
         if self._tasks:
-            await asyncio.wait(self._tasks)
+            await asyncio.wait([*self._tasks, *self._removals.values()])
         for instance in self._instances.values():
             await instance.detach()
         self._instances.clear()
@@ -260,6 +262,7 @@ class QemuDriver:
 
     async def _claim(self, vm: Vm, spec: MachineSpec) -> None:
         """Writes down whose VM this is, then gives it the machine's address."""
+        await self._removed(spec.machine_id)
         record = RunRecord(start_id=spec.start_id, slot=vm.slot.name, data={"machine": spec.machine_id})
         rundirs.write_record(vm.rundir, record)
         self._links.link(spec.machine_id, vm.name)
@@ -373,13 +376,36 @@ class QemuDriver:
         recipe = self.recipe(spec.shape)
         memory = self._vms.memory(name)
         what = What(template=recipe.key, image=spec.image.digest, start_id=handle.start_id)
-        return await self._snapshots.save(
+        record = await self._snapshots.save(
             spec.machine_id,
             instance,
             what,
             memory=memory if memory.exists() else self._vms.memory_on_disk(name),
             layer=self._vms.layer(name),
         )
+        # The VMM is gone and the state is safe: the machine is suspended. Its namespace can go in its own time.
+        self._links.unlink(spec.machine_id)
+        del self._instances[spec.machine_id]
+        self._removals[spec.machine_id] = asyncio.create_task(
+            self._remove_later(spec.machine_id, name, instance), name=f"remove {name}"
+        )
+        return record
+
+    async def _remove_later(self, machine_id: str, name: str, instance: Instance) -> None:
+        try:
+            await instance.end(grace_s=0.0)
+            await self._vms.remove(name)
+        except (MidgeError, OSError) as error:
+            # The next sweep finds it: no machine claims it.
+            _log.error("a VM was not removed", vm=name, error=chain(error))
+        finally:
+            del self._removals[machine_id]
+
+    async def _removed(self, machine_id: str) -> None:
+        """Waits until nothing holds the machine's address any more."""
+        task = self._removals.get(machine_id)
+        if task is not None:
+            await asyncio.wait([task])
 
     async def resume(self, spec: MachineSpec, snapshot: dict[str, Any], trace: Trace) -> Handle:
         adopted = await self._adopt_same(spec)
@@ -413,12 +439,11 @@ class QemuDriver:
         return self._running(vm, spec)
 
     async def _wake(self, vm: Vm) -> None:
-        """After a resume: new session, right clock, fresh entropy."""
+        """After a resume: new session, right clock, fresh entropy. Name and addresses are its own already."""
         async with asyncio.timeout(GUEST_TIMEOUT_S):
             await vm.channel.hello()
-            await vm.channel.resume(
-                m.Resume(wall_clock_ns=time.time_ns(), entropy=os.urandom(ENTROPY_BYTES), net=_net(vm))
-            )
+            resume = m.Resume(wall_clock_ns=time.time_ns(), entropy=os.urandom(ENTROPY_BYTES))
+            await vm.channel.resume(resume)
 
     async def discard_snapshot(self, machine_id: str, snapshot: dict[str, Any]) -> None:
         await self._snapshots.discard(machine_id)
@@ -435,6 +460,7 @@ class QemuDriver:
             self._links.unlink(machine_id)
 
     async def destroy(self, machine_id: str) -> None:
+        await self._removed(machine_id)
         await self.cleanup(machine_id, None)
         await self._snapshots.discard(machine_id)
         await asyncio.to_thread(shutil.rmtree, self._settings.machines / machine_id, ignore_errors=True)
@@ -457,7 +483,7 @@ class QemuDriver:
         for machine_id in self._links.machines() - known:
             await self.destroy(machine_id)
             removed.append(machine_id)
-        claimed = self._links.claimed() | self._pool.names()
+        claimed = self._links.claimed() | self._pool.names()  # a sweep comes before any removal is under way
         for name in self._vms.names() - claimed:
             await self._vms.remove(name)
             removed.append(name)
