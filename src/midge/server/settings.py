@@ -71,8 +71,9 @@ class Settings(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=
         ),
     ] = ""
     warm_slots: Annotated[
-        int, Meta(ge=0, le=1024, description="Guests kept waiting for the next start, in all. 0: none.")
-    ] = 4
+        int,
+        Meta(ge=0, le=1024, description="Virtual machines kept waiting for the next start, in all. 0: none."),
+    ] = 8
     warm_memory_mb: Annotated[
         int, Meta(ge=0, description="Memory that waiting guests may take in all, MiB.")
     ] = 1024

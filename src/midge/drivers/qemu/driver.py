@@ -175,7 +175,7 @@ class QemuDriver:
         await disks.blank_layer(self._settings.blanks, self._settings.rootfs_mb)
         recipe = self.recipe(spec.shape)
         await self._templates.ensure(recipe)
-        self._pool.want(self._key(recipe, spec))
+        self._want(self._key(recipe, spec))
 
     def _key(self, recipe: Recipe, spec: MachineSpec) -> SlotKey:
         self._recipes[recipe.key] = recipe
@@ -187,7 +187,10 @@ class QemuDriver:
     async def _make_slot(self, key: SlotKey) -> Vm:
         """A guest that has walked the path of a start once, with the image in place, and stands still."""
         recipe = self._recipes[key.template]
-        vm = await self._restore(recipe, key.image)
+        vm = await self._spawn(recipe, key.image)
+        if key.kind == "vmm":
+            return vm
+        self._vms.begin_restore(vm)
         try:
             vm.nice(NICE_WHILE_WARMING)
             await vm.channel.hello(timeout_s=GUEST_TIMEOUT_S)
@@ -203,13 +206,11 @@ class QemuDriver:
             raise
         return vm
 
-    async def _restore(self, recipe: Recipe, digest: str, log: Path | None = None) -> Vm:
+    async def _spawn(self, recipe: Recipe, digest: str, log: Path | None = None) -> Vm:
         lower = await self._images.erofs(digest)
         blank = await disks.blank_layer(self._settings.blanks, self._settings.rootfs_mb)
         template = await self._templates.ensure(recipe)
-        return await self._vms.restore(
-            recipe.hardware, partial(self._open_fresh, template, lower, blank), log
-        )
+        return await self._vms.spawn(recipe.hardware, partial(self._open_fresh, template, lower, blank), log)
 
     def _open_fresh(
         self, template: Template, lower: Path, blank: Path, stack: contextlib.ExitStack, name: str, uid: int
@@ -241,24 +242,38 @@ class QemuDriver:
     async def _start(self, spec: MachineSpec, trace: Trace) -> Handle:
         recipe = self.recipe(spec.shape)
         key = self._key(recipe, spec)
-        vm = self._pool.take(key)
-        self._pool.want(key)
-        warm = vm is not None
-        if vm is None:
-            vm = await self._restore(recipe, spec.image.digest, Path(spec.log_path))
-        trace.mark("slot" if warm else "restore")
+        vm, phase = await self._waiting_or_new(recipe, key, Path(spec.log_path))
+        self._want(key)
+        trace.mark(phase)
         try:
             await self._claim(vm, spec)
             trace.mark("claim")
-            if warm:
-                vm.vmm.qmp.post("cont")
-                vm.channel.set_log(Path(spec.log_path))
             await self._run(vm, spec)
             trace.mark("guest")
         except BaseException:
             await self._abandon(vm, spec.machine_id)
             raise
         return self._running(vm, spec)
+
+    async def _waiting_or_new(self, recipe: Recipe, key: SlotKey, log: Path) -> tuple[Vm, str]:
+        """A VM whose guest runs or is about to, by the shortest way there is, and the way's name."""
+        vm = self._pool.take(key)
+        if vm is not None:
+            vm.vmm.qmp.post("cont")
+            vm.channel.set_log(log)
+            return vm, "slot"
+        vm = self._pool.take(key.as_vmm())
+        if vm is None:
+            vm = await self._spawn(recipe, key.image, log)
+        else:
+            vm.channel.set_log(log)
+        self._vms.begin_restore(vm)
+        return vm, "restore"
+
+    def _want(self, key: SlotKey) -> None:
+        """A waiting VMM first: it is quickly made."""
+        self._pool.want(key)
+        self._pool.want(key.as_vmm())
 
     async def _claim(self, vm: Vm, spec: MachineSpec) -> None:
         """Writes down whose VM this is, then gives it the machine's address."""

@@ -16,5 +16,5 @@ class PoolSettings:
     """
 
     per_key: int = 2
-    slots_max: int = 4
+    slots_max: int = 8
     memory_mb: int = 1024

@@ -124,15 +124,30 @@ class VmMaker:
         Raises:
             DriverError, OutOfSpace, NoCapacity: nothing is left.
         """
+        vm = await self.spawn(hardware, open_files, log)
+        self.begin_restore(vm)
+        return vm
+
+    def begin_restore(self, vm: Vm) -> None:
+        """Has a VMM that waits read its state; the guest runs by itself once it is in. Returns at once."""
+        vm.vmm.qmp.post("migrate-set-capabilities", capabilities=CAPABILITIES)
+        vm.vmm.qmp.post("migrate-incoming", uri=f"fd:{STATE}")
+
+    async def spawn(self, hardware: Hardware, open_files: OpenFiles, log: Path | None = None) -> Vm:
+        """A VMM that waits, with all its files, for `begin_restore`.
+
+        Raises:
+            DriverError, OutOfSpace, NoCapacity: nothing is left.
+        """
         slot = await self._net.reserve()
         name = f"s{slot.number}"
         try:
-            return await self._restore(name, slot, hardware, open_files, log)
+            return await self._spawn(name, slot, hardware, open_files, log)
         except BaseException:
             await self._remove(name, slot)
             raise
 
-    async def _restore(
+    async def _spawn(
         self, name: str, slot: NetSlot, hardware: Hardware, open_files: OpenFiles, log: Path | None
     ) -> Vm:
         rundir = self.rundir(name)
@@ -149,9 +164,6 @@ class VmMaker:
         with contextlib.ExitStack() as stack:
             files = await asyncio.to_thread(open_files, stack, name, uid)
             vmm = await launch(self._settings.binary, hardware, place, files, kernel=None)
-            # In one go: QEMU takes them in order, and the guest runs by itself once its state is in.
-            vmm.qmp.post("migrate-set-capabilities", capabilities=CAPABILITIES)
-            vmm.qmp.post("migrate-incoming", uri=f"fd:{STATE}")
         try:
             return Vm(name, rundir, slot, uid, vmm, await vmm.process.attach())
         except BaseException:
