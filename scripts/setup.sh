@@ -31,7 +31,7 @@ install_packages() {
 make_venv() {
   local python stamp wanted
   for python in python3.13 python3.12 python3.11 python3; do
-    command -v "$python" >/dev/null && "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' && break
+    command -v "$python" >/dev/null && "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && break
   done || fail "Python 3.11 or newer is needed"
   stamp=.venv/.installed
   wanted=$(cat requirements.lock pyproject.toml | sha256sum)

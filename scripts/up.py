@@ -165,7 +165,7 @@ def main() -> None:
         url, token = found
         print(f"  ✓ the platform runs already at {url}")
     api = Api(url, token)
-    driver = api.call("GET", "/-/status").get("driver", "?")
+    driver = api.call("GET", "/-/status")["host"]["driver"]
     machine = find_machine(api)
     if machine is None:
         with step("build and import a small image") as remark:
