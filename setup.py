@@ -44,18 +44,16 @@ class BuildWithRust(build_py):
 class PlatformWheel(bdist_wheel):
     """The binaries are of one platform, but of no Python in particular: they are static programs."""
 
-    def finalize_options(self) -> None:
-        super().finalize_options()
-        self.root_is_pure = False
-
     def get_tag(self) -> tuple[str, str, str]:
         _, _, platform = super().get_tag()
         return "py3", "none", platform
 
 
 class BinaryDistribution(Distribution):
+    """Installed where a platform's files go, as packages with compiled parts are."""
+
     def has_ext_modules(self) -> bool:
-        return False
+        return True
 
 
 setup(cmdclass={"build_py": BuildWithRust, "bdist_wheel": PlatformWheel}, distclass=BinaryDistribution)
