@@ -60,6 +60,8 @@ def test_installed_it_runs_without_the_source(wheel: Path, tmp_path: Path) -> No
     target = tmp_path / "site"
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(target)
+    for binary in (target / "midge" / "_bin").iterdir():
+        binary.chmod(0o755)  # as pip does by the archive's modes, which zipfile ignores
     code = "from midge import binaries; import midge; print(midge.__file__, binaries.find('midge-shim'))"
     done = subprocess.run(
         # Without `site`, which would find the checkout that is installed for development.
