@@ -76,17 +76,16 @@ class Engine:
         for index, step in enumerate(steps):
             if step.name in run.outputs:
                 continue
+            following = steps[index + 1].name if index + 1 < len(steps) else ""
             try:
-                output = await self._attempt(step, run, context)
-            except Exception as failure:
+                output = run.outputs[step.name] = await self._attempt(step, run, context)
+                if following:
+                    # The last step's output travels with the end of the run: one commit less on the start path.
+                    await self._journal.step_done(run, step.name, output, following)
+                    run.step = following
+            except Exception as failure:  # of the step, or of the journal: no step without its intent on disk
                 error = failure
                 break
-            following = steps[index + 1].name if index + 1 < len(steps) else ""
-            run.outputs[step.name] = output
-            if following:
-                # The last step's output travels with the end of the run: one commit less on the start path.
-                await self._journal.step_done(run, step.name, output, following)
-                run.step = following
         if operation.finalise is not None:
             try:
                 await operation.finalise(context, error)
