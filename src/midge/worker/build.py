@@ -123,19 +123,32 @@ async def open_host(
 
 @contextlib.asynccontextmanager
 async def running(worker: Worker) -> AsyncIterator[None]:
-    """The worker's task, recovered; an error that ends it is raised here."""
+    """The worker's task, recovered. An error that ends it cancels the body, and is raised here."""
+    body = asyncio.current_task()
+    assert body is not None
+    inside = False
+
+    def ended(_: asyncio.Task[None]) -> None:
+        if inside:
+            body.cancel()
+
     task = asyncio.create_task(worker.run(), name="worker")
+    task.add_done_callback(ended)
     ready = asyncio.create_task(worker.ready.wait(), name="worker ready")
     try:
         await asyncio.wait([task, ready], return_when=asyncio.FIRST_COMPLETED)
         if task.done():
             await task
+        inside = True
         yield
     finally:
+        died, inside = inside and task.done(), False
         for one in (ready, task):
             one.cancel()
         await asyncio.wait([ready, task])
         if not task.cancelled() and (error := task.exception()) is not None:
+            if died:
+                body.uncancel()
             raise error
 
 

@@ -5,11 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+import structlog
+
+from midge.errors import MidgeError, chain
+from midge.lifecycle.states import Request
 from midge.operations.model import Run
 from midge.worker import table
+from midge.worker.events import event, failure
 from midge.worker.host import EventView
 from midge.worker.parts import Parts
 from midge.worker.record import Machine
+from midge.worker.verbs.base import touched
+
+_log = structlog.get_logger("midge.worker")
 
 
 @dataclass(slots=True)
@@ -30,6 +38,18 @@ class Change:
     replace_version_config: bool = False
 
 
+async def record_refusal(parts: Parts, machine: Machine, request: Request, error: Exception) -> None:
+    """What the worker wanted by itself has nobody who is told no: so the machine's events say it."""
+    _log.warning("follow-up refused", machine=machine.id, request=request, error=chain(error))
+    now_ns = parts.clock.now_ns()
+    kind = "destroy" if request == "force_destroy" else request
+    refused = event(kind, "failed", "flyd", now_ns, failure(error))
+    try:
+        await commit(parts, Change(touched(machine, now_ns), events=[refused]))
+    except MidgeError as second:
+        _log.error("refusal not recorded", machine=machine.id, error=chain(second))
+
+
 async def commit(parts: Parts, change: Change) -> None:
     """Returns when it is on the disk. Nobody sees a change before that."""
     machine = change.machine
@@ -46,8 +66,8 @@ async def commit(parts: Parts, change: Change) -> None:
             table.delete_version(connection, machine.id, change.forget_version)
         for run in runs:
             table.put_run(connection, run)
-        for event in change.events:
-            table.insert_event(connection, machine.id, event)
+        for told in change.events:
+            table.insert_event(connection, machine.id, told)
         if ends:
             table.prune(connection, machine.id)
 

@@ -30,6 +30,8 @@ class Accepted:
 
 @dataclass(slots=True)
 class Ask:
+    """A request from outside, or with `internal` one that follows from the machine's own fate."""
+
     request: Request
     params: dict[str, Any]
     nonce: str
@@ -39,20 +41,28 @@ class Ask:
 
 @dataclass(slots=True)
 class Call:
+    """A short change of the record, in its turn."""
+
     action: Callable[[Owner], Awaitable[Any]]
     answer: asyncio.Future[Any]
 
 
 @dataclass(slots=True)
 class Ended:
+    """A run's steps are done, or failed. `attempts` counts failures to write it down, as in `Exit`."""
+
     context: Context
     outcome: Outcome
+    attempts: int = 0
 
 
 @dataclass(slots=True)
 class Exit:
+    """The process of a start has ended."""
+
     start_id: str
     status: ExitStatus
+    attempts: int = 0
 
 
 Report = Ended | Exit
@@ -123,3 +133,16 @@ class Inbox:
                 waiting.answer.set_exception(error)
         self._asks.clear()
         self._later.clear()
+
+
+def fail(done: asyncio.Future[None], error: BaseException) -> None:
+    """Ends the wait for an operation. Nobody has to be waiting."""
+    if not done.done():
+        done.set_exception(error)
+        done.exception()
+
+
+def seen(answer: asyncio.Future[Accepted]) -> None:
+    """Marks an exception as looked at: nobody waits for this answer."""
+    if not answer.cancelled():
+        answer.exception()

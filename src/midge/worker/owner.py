@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import structlog
@@ -23,22 +23,26 @@ import structlog
 from midge.errors import MidgeError, Unavailable, chain
 from midge.ids import new_ulid
 from midge.lifecycle.admission import Capacity, Facts, admit
-from midge.lifecycle.restart import WINDOW_S, after_exit
 from midge.lifecycle.states import OperationKind, Request, State
 from midge.lifecycle.table import Join, Later, Next, Nothing, decide, settle
 from midge.machine.spec import ExitStatus
 from midge.operations.engine import error_as_data
-from midge.operations.model import Outcome, Run
-from midge.worker import table
-from midge.worker.change import Change, commit
-from midge.worker.events import EVENT_TYPES, event, exit_event
+from midge.operations.model import Run
+from midge.worker.change import Change, commit, record_refusal
+from midge.worker.events import EVENT_TYPES, event
+from midge.worker.exits import consequence
 from midge.worker.host import EventView
-from midge.worker.inbox import Accepted, Ask, Call, Ended, Exit, Inbox
+from midge.worker.inbox import Accepted, Ask, Call, Ended, Exit, Inbox, fail, seen
 from midge.worker.parts import Parts
 from midge.worker.record import Machine
 from midge.worker.verbs import VERBS
-from midge.worker.verbs.base import Context, PhaseTrace, changed
+from midge.worker.verbs.base import Context, Follow, PhaseTrace, changed, merged
 from midge.worker.watch import Watch
+
+# A report that could not be written is repeated: after 1, 2, 4 … seconds, in all for about a quarter of an hour.
+REPORT_RETRY_FIRST_S = 0.5
+REPORT_RETRY_MAX_S = 60.0
+REPORT_ATTEMPTS_MAX = 20
 
 _log = structlog.get_logger("midge.worker")
 
@@ -63,6 +67,7 @@ class Owner:
         self._early_exit: Exit | None = None
         self._tasks: asyncio.TaskGroup | None = None
         self._adopted: tuple[Run | None, ExitStatus | None] | None = None
+        self._reports_to_repeat = 0
         self.begun = False
         self.closed = False
 
@@ -82,6 +87,12 @@ class Owner:
         message = Ask(request, params, nonce, asyncio.get_running_loop().create_future())
         self._inbox.post(message)
         return message.answer
+
+    def post_internal(self, request: Request, params: dict[str, Any]) -> None:
+        """What follows from what has happened, before anybody else's requests; no lease stands against it."""
+        answer: asyncio.Future[Accepted] = asyncio.get_running_loop().create_future()
+        answer.add_done_callback(seen)
+        self._inbox.post_first(Ask(request, params, "", answer, internal=True))
 
     def post_call(self, action: Callable[[Owner], Awaitable[Any]]) -> asyncio.Future[Any]:
         """A short change of the machine's record, in its turn."""
@@ -115,24 +126,26 @@ class Owner:
             gone = Unavailable(f"machine {self.id}: midge is shutting down", hint="try again")
             self._inbox.refuse_all(gone)
             if self._current is not None:
-                _fail(self._current.done, gone)
+                fail(self._current.done, gone)
 
     def _retire(self) -> None:
         self.closed = True
         self._retired(self)
 
     def _adopt(self) -> None:
-        run, known_exit = self._adopted or (None, None)
+        if self._adopted is None:
+            return
+        run, known_exit = self._adopted
         handle = self.machine.handle
         if run is not None:
             self._execute(run, known_exit)
-        elif self._adopted and handle is not None and known_exit is not None:
+        elif handle is not None and known_exit is not None:
             self._inbox.report(Exit(handle.start_id, known_exit))
-        elif self._adopted and handle is not None:
+        elif handle is not None:
             self._watch.begin(self._group, handle)
 
     def _idle(self) -> bool:
-        return not (self._current or self._watch.active or len(self._inbox))
+        return not (self._current or self._watch.active or len(self._inbox) or self._reports_to_repeat)
 
     async def _handle(self, message: Ask | Call) -> None:
         try:
@@ -145,6 +158,8 @@ class Owner:
         except Exception as error:
             if not isinstance(error, MidgeError):
                 _log.error("request failed", machine=self.id, error=chain(error), exc_info=error)
+            if isinstance(message, Ask) and message.internal:
+                await record_refusal(self.parts, self.machine, message.request, error)
             if not message.answer.done():
                 message.answer.set_exception(error)
             return
@@ -165,27 +180,26 @@ class Owner:
                 return None
             case Next(state, run, supersede):
                 assert run is not None
-                if supersede:
-                    await self._supersede()
-                done = await self._begin(run, state, ask.request, ask.params)
+                interrupted = await self._interrupt() if supersede else None
+                try:
+                    done = await self._begin(run, state, ask.params, supersedes=interrupted)
+                except Exception:
+                    if interrupted is not None:  # nothing was written: it goes on where it was
+                        self._go_on(interrupted)
+                    raise
                 return Accepted(previous, done)
         raise AssertionError(f"{decision} does not answer a request")
 
     def _facts(self, ask: Ask, machine: Machine) -> Facts:
-        parts = self.parts
-        free_mb = None
-        if parts.settings.memory_total_mb is not None:
-            promised = int(parts.settings.memory_total_mb * parts.settings.memory_overcommit)
-            free_mb = promised - parts.catalog.reserved_mb
         return Facts(
             machine_id=machine.id,
             state=machine.state,
             request=ask.request,
-            now_ns=parts.clock.now_ns(),
+            now_ns=self.parts.clock.now_ns(),
             nonce=ask.nonce,
             lease=None if ask.internal else machine.lease,
             memory_mb=machine.memory_mb,
-            capacity=Capacity(free_mb),
+            capacity=Capacity(self.parts.free_mb()),
             story=tuple(machine.story),
         )
 
@@ -195,13 +209,16 @@ class Owner:
         self,
         kind: OperationKind,
         state: State,
-        why: str,
         params: dict[str, Any],
         *,
         events: list[EventView] | None = None,
         machine: Machine | None = None,
+        supersedes: _Current | None = None,
     ) -> asyncio.Future[None]:
-        """Journals the intent, then starts the operation. `machine` is the changed copy if there is one already."""
+        """Journals the intent, then starts the operation. `machine` is the changed copy if there is one already.
+
+        The end of the operation it `supersedes` is part of the same write: there is never one in between.
+        """
         now_ns = self.parts.clock.now_ns()
         trace = PhaseTrace()
         new = machine or changed(self.machine, state, now_ns)
@@ -220,44 +237,53 @@ class Owner:
             run.input.setdefault("start_id", run.id)
         begun = event(EVENT_TYPES[kind], state, params.get("source", "user"), now_ns)
         quiet = kind == "settle"  # the exit event says it all
+        ended = [_superseded(supersedes.context.run, now_ns)] if supersedes else []
         await self.commit(
             Change(
                 new,
                 events=[*(events or []), *([] if quiet else [begun])],
-                runs=[run],
+                runs=[*ended, run],
                 whole=change is not None,
             )
         )
+        if supersedes is not None:
+            old = supersedes.context.run.kind
+            text = f"machine {self.id}: {old} was superseded by {kind}"
+            fail(supersedes.done, Unavailable(text, hint="ask again if it is still wanted"))
         return self._execute(run, None, trace)
 
     def _execute(
         self, run: Run, known_exit: ExitStatus | None, trace: PhaseTrace | None = None
     ) -> asyncio.Future[None]:
         context = Context(self.parts, self.machine, run, trace or PhaseTrace(), known_exit)
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._current = _Current(context, self._run_steps(context), done)
+        return done
+
+    def _run_steps(self, context: Context) -> asyncio.Task[None]:
+        run = context.run
         verb = VERBS[run.kind]  # type: ignore[index]  # journalled kinds are OperationKind
 
         async def body() -> None:
             outcome = await self.parts.engine.execute(verb.operation, run, context)
             self._inbox.report(Ended(context, outcome))
 
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        task = self._group.create_task(body(), name=f"{run.kind} {self.id}")
-        self._current = _Current(context, task, done)
-        return done
+        return self._group.create_task(body(), name=f"{run.kind} {self.id}")
 
-    async def _supersede(self) -> None:
-        """Cancels the operation under way. The one that follows begins with what it left."""
+    async def _interrupt(self) -> _Current | None:
+        """Cancels the operation under way and returns it. The one that follows begins with what it left."""
         current, self._current = self._current, None
         if current is None:
-            return
+            return None
         current.task.cancel()
         await asyncio.wait([current.task])
         self._inbox.drop_reports(current.context)
-        run = current.context.run
-        run.state, run.finished_at_ns = "superseded", self.parts.clock.now_ns()
-        columns = table.run_columns(run)
-        await self.parts.database.write(lambda connection: table.put_run(connection, columns))
-        _fail(current.done, Unavailable(f"machine {self.id}: {run.kind} was superseded by another request"))
+        return current
+
+    def _go_on(self, interrupted: _Current) -> None:
+        """Goes on with an operation that was cancelled for one that did not begin; its steps bear being repeated."""
+        interrupted.task = self._run_steps(interrupted.context)
+        self._current = interrupted
 
     async def _handle_report(self, report: Ended | Exit) -> None:
         try:
@@ -266,20 +292,40 @@ class Owner:
             else:
                 await self._exited(report)
         except Exception as error:
-            # The journal still says `running`: the next start of the worker takes it up again.
-            _log.error("report failed", machine=self.id, error=chain(error), exc_info=error)
-            if isinstance(report, Ended) and self._current is not None:
-                _fail(self._current.done, error)
+            _log.error(
+                "report failed",
+                machine=self.id,
+                attempt=report.attempts,
+                error=chain(error),
+                exc_info=None if isinstance(error, MidgeError) else error,
+            )
+            report.attempts += 1
+            if report.attempts < REPORT_ATTEMPTS_MAX:
+                # What has happened stays true: most likely the disk is full, and room will be made.
+                self._reports_to_repeat += 1
+                self._group.create_task(self._repeat(report), name=f"repeat a report {self.id}")
+            elif isinstance(report, Ended) and self._is_current(report):
+                # The journal still says `running`: the next start of the worker takes it up again.
+                assert self._current is not None
+                fail(self._current.done, error)
                 self._current = None
+
+    async def _repeat(self, report: Ended | Exit) -> None:
+        await asyncio.sleep(min(REPORT_RETRY_FIRST_S * 2.0**report.attempts, REPORT_RETRY_MAX_S))
+        self._reports_to_repeat -= 1
+        self._inbox.report(report)
+
+    def _is_current(self, report: Ended) -> bool:
+        return self._current is not None and self._current.context is report.context
 
     async def _ended(self, report: Ended) -> None:
         current = self._current
-        if current is None or current.context is not report.context:
+        if current is None or not self._is_current(report):
             return
         context, outcome, run = report.context, report.outcome, report.context.run
         now_ns = self.parts.clock.now_ns()
         if context.machine.seq != self.machine.seq:
-            context.machine = self._merge(context.machine)
+            context.machine = merged(context.machine, self.machine)
         finish = VERBS[run.kind].finish(context, outcome, now_ns)  # type: ignore[index]  # as above
         settled = self._settled(finish.machine.state, finish.event)
         run.step = ""
@@ -298,10 +344,10 @@ class Owner:
         )
         self._current = None
         if outcome.error is not None:
-            _fail(current.done, outcome.error)
+            fail(current.done, outcome.error)
         elif not current.done.done():
             current.done.set_result(None)
-        await self._after(settled, finish.follow, outcome)
+        await self._after(settled, finish.follow)
 
     def _settled(self, state: State, name: str) -> State:
         machine = self.machine
@@ -310,22 +356,10 @@ class Owner:
             return state
         return settle(machine.state, state, name, machine.story)  # type: ignore[arg-type]  # as above
 
-    def _merge(self, before: Machine) -> Machine:
-        """The run's machine with what changed beside it: metadata, lease, cordon. The run changes none of these."""
-        now = self.machine
-        merged = changed(before, now.state, now.updated_at_ns)
-        merged.seq = now.seq
-        merged.config_json, merged.lease, merged.cordoned = now.config_json, now.lease, now.cordoned
-        return merged
-
-    async def _after(
-        self, state: State, follow: tuple[Request, dict[str, Any]] | None, outcome: Outcome
-    ) -> None:
+    async def _after(self, state: State, follow: Follow | None) -> None:
         machine = self.machine
         if state == "launch_failed":
-            await self._begin(
-                "destroy", "launch_failed", "op_failed", {"source": "flyd", "launch_failed": True}
-            )
+            await self.take_back()
             return
         if state == "started" and machine.handle is not None:
             early, self._early_exit = self._early_exit, None
@@ -336,10 +370,12 @@ class Owner:
         elif machine.handle is None:
             self._watch.end()
         if follow is not None:
-            answer: asyncio.Future[Accepted] = asyncio.get_running_loop().create_future()
-            answer.add_done_callback(_note_refusal)
-            self._inbox.post_first(Ask(follow[0], follow[1], "", answer, internal=True))
+            self.post_internal(*follow)
         self._inbox.bring_back()
+
+    async def take_back(self) -> None:
+        """Begins to remove what a create that failed has left."""
+        await self._begin("destroy", "launch_failed", {"source": "flyd", "launch_failed": True})
 
     # ── exits ─────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -351,28 +387,10 @@ class Owner:
             # The operation under way waits for the exit itself, or goes back to `started` and then sees it.
             self._early_exit = report
             return
-        now_ns = self.parts.clock.now_ns()
-        now_s = now_ns / 1e9
-        verdict = after_exit(
-            machine.config, report.status, requested=False, retries_s=machine.retries_s, now_s=now_s
+        after = consequence(machine, report.status, self.parts.clock.now_ns())
+        await self._begin(
+            after.kind, after.machine.state, after.params, events=[after.event], machine=after.machine
         )
-        restarting = verdict.then == "restart"
-        following = decide(machine.state, f"exited_{verdict.then}", machine.story)  # type: ignore[arg-type]  # a Report
-        assert isinstance(following, Next) and following.run is not None
-        new = changed(machine, following.state, now_ns)
-        if restarting:
-            new.retries_s = [at for at in machine.retries_s if now_s - at < WINDOW_S] + [now_s]
-        left = exit_event(
-            report.status,
-            requested=False,
-            restarting=restarting,
-            restart_count=len(new.retries_s),
-            now_ns=now_ns,
-        )
-        params: dict[str, Any] = {"source": "flyd", "exited": True}
-        if restarting:
-            params |= {"policy": True, "delay_s": verdict.delay_s}
-        await self._begin(following.run, following.state, "exited", params, events=[left], machine=new)
         assert self._current is not None
         self._current.context.exit = report.status
 
@@ -381,13 +399,5 @@ class Owner:
         await commit(self.parts, change)
 
 
-def _fail(done: asyncio.Future[None], error: BaseException) -> None:
-    """Ends the wait for an operation. Nobody has to be waiting."""
-    if not done.done():
-        done.set_exception(error)
-        done.exception()
-
-
-def _note_refusal(future: asyncio.Future[Accepted]) -> None:
-    if not future.cancelled() and future.exception() is not None:
-        _log.warning("follow-up refused", error=str(future.exception()))
+def _superseded(run: Run, now_ns: int) -> Run:
+    return replace(run, state="superseded", finished_at_ns=now_ns)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -49,9 +49,8 @@ class RunJournal:
         self._database = database
 
     async def step_done(self, run: Run, step: str, output: Any, next_step: str) -> None:
-        columns = list(table.run_columns(run))
-        columns[4] = next_step
-        await self._database.write(lambda connection: table.put_run(connection, tuple(columns)))
+        columns = table.run_columns(replace(run, step=next_step))
+        await self._database.write(lambda connection: table.put_run(connection, columns))
 
 
 @dataclass(slots=True)
@@ -84,6 +83,13 @@ class Parts:
     driver: Driver
     images: Images
     engine: Engine
+
+    def free_mb(self) -> int | None:
+        """Memory that can still be promised to machines, MiB; None: the driver needs none."""
+        if self.settings.memory_total_mb is None:
+            return None
+        promised = int(self.settings.memory_total_mb * self.settings.memory_overcommit)
+        return promised - self.catalog.reserved_mb
 
     def log_path(self, machine_id: str) -> Path:
         return self.settings.logs_dir / machine_id / "output.log"

@@ -9,13 +9,13 @@ import msgspec
 from midge.errors import Conflict, InvalidInput, LeaseHeld, NotFound, PreconditionFailed
 from midge.ids import new_nonce
 from midge.lifecycle.admission import Lease, check_lease, live_lease
-from midge.machine.normalise import METADATA_MAX_BYTES
+from midge.machine.normalise import check_metadata
 from midge.worker.change import Change
 from midge.worker.events import event
 from midge.worker.host import LeaseView
 from midge.worker.owner import Owner
 from midge.worker.record import Machine, lease_view
-from midge.worker.verbs.base import changed
+from midge.worker.verbs.base import touched
 
 LEASE_TTL_MAX_S = 86_400
 LEASE_TTL_DEFAULT_S = 30
@@ -86,8 +86,7 @@ async def set_metadata(owner: Owner, *, changes: dict[str, str | None], machine_
             metadata[key] = value
         else:
             metadata.pop(key, None)
-    if sum(len(k) + len(v) for k, v in metadata.items()) > METADATA_MAX_BYTES:
-        raise InvalidInput(f"metadata: more than {METADATA_MAX_BYTES} bytes in all")
+    check_metadata("metadata", metadata)
     raw["metadata"] = metadata
     new = _copy(owner, machine)
     new.config_json = msgspec.json.encode(raw)
@@ -102,6 +101,4 @@ def _alive(owner: Owner) -> Machine:
 
 
 def _copy(owner: Owner, machine: Machine) -> Machine:
-    new = changed(machine, machine.state, owner.parts.clock.now_ns())
-    new.story = list(machine.story)
-    return new
+    return touched(machine, owner.parts.clock.now_ns())

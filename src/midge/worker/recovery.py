@@ -13,7 +13,10 @@ from midge.lifecycle.states import TRANSIENT
 from midge.machine.spec import ExitStatus
 from midge.operations.model import Run
 from midge.worker import table
+from midge.worker.owner import Owner
 from midge.worker.record import Machine
+from midge.worker.verbs import create, stop
+from midge.worker.verbs.base import Follow
 
 if TYPE_CHECKING:
     from midge.worker.worker import Worker
@@ -30,6 +33,7 @@ async def recover(worker: Worker) -> None:
     for machine in table.load_machines(parts.database):
         parts.catalog.publish(machine)
     runs = table.load_running(parts.database)
+    last = table.load_last(parts.database)
     places = asyncio.Semaphore(RECOVER_CONCURRENCY)
     exits: dict[str, ExitStatus | None] = {}
 
@@ -46,11 +50,17 @@ async def recover(worker: Worker) -> None:
         _log.info("swept", what=removed)
     for machine in list(parts.catalog):
         run = runs.get(machine.id)
-        _report_orphan(machine, run)
-        if run is None and machine.handle is None:
+        follow = missed_follow(machine, last.get(machine.id)) if run is None else None
+        orphaned = run is None and machine.state in TRANSIENT
+        if run is None and machine.handle is None and not (follow or orphaned):
             continue
         owner = worker.owner(machine.id)
-        owner.take_up(run, exits.get(machine.id))
+        if orphaned:
+            _take_back(owner, machine)
+        else:
+            owner.take_up(run, exits.get(machine.id))
+        if follow is not None:
+            owner.post_internal(*follow)
         worker.begin(owner)
     _log.info("recovered", machines=len(parts.catalog), running=len(exits), operations=len(runs))
 
@@ -82,7 +92,22 @@ async def _ask_driver(worker: Worker, machine: Machine) -> ExitStatus | None:
             )
 
 
-def _report_orphan(machine: Machine, run: Run | None) -> None:
-    """A machine in motion without an operation cannot be: state and run are written together."""
-    if run is None and machine.state in TRANSIENT:
+def missed_follow(machine: Machine, last: Run | None) -> Follow | None:
+    """What should have followed from the last operation, if the worker died right after its end. Pure."""
+    if last is None or last.state != "done":
+        return None
+    if last.kind == "create" and machine.state == "created":
+        return create.follow(last)
+    if last.kind == "stop" and machine.state == "stopped":
+        return stop.follow(machine)
+    return None
+
+
+def _take_back(owner: Owner, machine: Machine) -> None:
+    """A create that failed, whose removal had not begun. No other machine can be in motion without a run: the state
+    and the run are written together.
+    """
+    if machine.state == "launch_failed":
+        owner.post_call(Owner.take_back)
+    else:
         _log.error("machine is in motion and nothing moves it", machine=machine.id, state=machine.state)

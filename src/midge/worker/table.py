@@ -239,6 +239,15 @@ def load_running(database: Database) -> dict[str, Run]:
     return {row[1]: _run(row) for row in rows}
 
 
+def load_last(database: Database) -> dict[str, Run]:
+    """The newest run of each subject, where it could be followed by another."""
+    rows = database.read(
+        f"SELECT {_RUN_COLUMNS} FROM operations o WHERE state='done' AND kind IN ('create','stop') "
+        "AND id=(SELECT max(id) FROM operations WHERE subject=o.subject)"
+    )
+    return {row[1]: _run(row) for row in rows}
+
+
 def read_runs(database: Database, subject: str, limit: int) -> list[Run]:
     rows = database.read(
         f"SELECT {_RUN_COLUMNS} FROM operations WHERE subject=? ORDER BY id DESC LIMIT ?", (subject, limit)

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import structlog
 
-from midge.errors import Conflict, NoCapacity
+from midge.errors import Conflict, MidgeError, NoCapacity, Unavailable, chain
 from midge.ids import new_ulid
 from midge.lifecycle.admission import live_lease
 from midge.lifecycle.states import Request
@@ -21,10 +21,11 @@ from midge.operations.model import Run
 from midge.worker import record_changes, recovery, table
 from midge.worker.events import event
 from midge.worker.host import CreateMachine, MachineView, UpdateMachine
-from midge.worker.inbox import Accepted
+from midge.worker.inbox import Accepted, fail
 from midge.worker.owner import Owner
 from midge.worker.parts import Parts
 from midge.worker.record import ImageProcess, Machine, shape_of
+from midge.worker.verbs import VERBS
 from midge.worker.verbs.update import remember
 
 FORGET_INTERVAL_S = 15.0
@@ -36,7 +37,7 @@ _log = structlog.get_logger("midge.worker")
 
 
 class Worker:
-    """Use as ``async with worker:``; inside, machines of an earlier worker have been taken up again."""
+    """`run` is its task; once `ready` is set, the machines of an earlier worker have been taken up again."""
 
     def __init__(self, parts: Parts) -> None:
         self.parts = parts
@@ -57,6 +58,7 @@ class Worker:
                 self.ready.set()
         finally:
             self.ready.clear()
+            self._tasks = None
             await self.parts.driver.aclose()
 
     def owner(self, machine_id: str) -> Owner:
@@ -80,8 +82,20 @@ class Worker:
         """Runs an owner's task if it does not run yet. Its inbox must hold something."""
         if not owner.begun:
             owner.begun = True
-            assert self._tasks is not None
-            self._tasks.create_task(owner.run(), name=f"owner {owner.id}")
+            self._group.create_task(self._run_owner(owner), name=f"owner {owner.id}")
+
+    @property
+    def _group(self) -> asyncio.TaskGroup:
+        if self._tasks is None:
+            raise Unavailable("midge is starting or shutting down", hint="try again")
+        return self._tasks
+
+    async def _run_owner(self, owner: Owner) -> None:
+        """A bug in the handling of one machine must not end all the others' owners."""
+        try:
+            await owner.run()
+        except Exception as error:
+            _log.error("owner of a machine failed", machine=owner.id, error=chain(error), exc_info=error)
 
     async def ask(
         self, machine_id: str, request: Request, params: dict[str, Any], *, nonce: str = ""
@@ -124,31 +138,50 @@ class Worker:
                 cordoned=request.cordoned,
                 lease=lease,
             )
-            run = Run(
-                id=new_ulid(),
-                subject=machine.id,
-                kind="create",
-                input={"skip_launch": request.skip_launch},
-                step="image",
-                started_at_ns=now_ns,
+            recorded: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._group.create_task(
+                self._record(machine, request.skip_launch, recorded), name=f"record {machine.id}"
             )
-            launch = event("launch", "created", "user", now_ns)
-            columns = table.run_columns(run)
+        except BaseException:
+            parts.catalog.addresses.discard(address)
+            raise
+        # Once it is being written it will exist, whether the client stays to hear it or not.
+        await asyncio.shield(recorded)
+        return machine.view(now_ns)
 
-            def job(connection: Any) -> None:
-                table.insert_machine(connection, machine)
-                table.put_run(connection, columns)
-                table.insert_event(connection, machine.id, launch)
+    async def _record(self, machine: Machine, skip_launch: bool, recorded: asyncio.Future[None]) -> None:
+        """Writes a new machine and begins its create."""
+        parts, now_ns = self.parts, machine.created_at_ns
+        run = Run(
+            id=new_ulid(),
+            subject=machine.id,
+            kind="create",
+            input={"skip_launch": skip_launch},
+            step=VERBS["create"].operation.names()[0],
+            started_at_ns=now_ns,
+        )
+        launch = event("launch", "created", "user", now_ns)
+        columns = table.run_columns(run)
 
+        def job(connection: Any) -> None:
+            table.insert_machine(connection, machine)
+            table.put_run(connection, columns)
+            table.insert_event(connection, machine.id, launch)
+
+        try:
             await parts.database.write(job)
             parts.catalog.publish(machine, launch.id)
-        except BaseException:
-            self.parts.catalog.addresses.discard(address)
-            raise
-        owner = self.owner(machine.id)
-        owner.take_up(run, None)
-        self.begin(owner)
-        return machine.view(now_ns)
+            owner = self.owner(machine.id)
+            owner.take_up(run, None)
+            self.begin(owner)
+        except Exception as error:
+            parts.catalog.addresses.discard(IPv4Address(machine.ipv4))
+            fail(recorded, error)
+            return
+        finally:
+            if not recorded.done() and machine.id not in parts.catalog:
+                recorded.cancel()  # shut down in the middle: whether it was written shows at the next start
+        recorded.set_result(None)
 
     def _check_fits(self, memory_mb: int) -> None:
         total = self.parts.settings.memory_total_mb
@@ -171,17 +204,15 @@ class Worker:
         config, config_json = normalise(request.config, request.config_json)
         shape = shape_of(config)
         self._check_fits(shape.memory_mb)
-        if request.current_version and request.current_version != machine.version:
-            raise Conflict(
-                f"aborted: current_version is {request.current_version}, the machine has {machine.version}",
-                hint="read the machine again and repeat the change",
-            )
+        _check_version(request, machine)
         ref = await parts.images.resolve(config.image or "")
         version = new_ulid()
         params: dict[str, Any] = {"skip_launch": request.skip_launch}
 
         def change(new: Machine) -> None:
-            params["old"] = remember(self.parts.catalog.get(machine_id))
+            before = parts.catalog.get(machine_id)
+            _check_version(request, before)  # again: others may have had their turn meanwhile
+            params["old"] = remember(before)
             new.version, new.config_json, new.image_ref = version, config_json, ref
             new.memory_mb = shape.memory_mb
             if request.lease_ttl_s and live_lease(new.lease, new.updated_at_ns) is None:
@@ -208,7 +239,10 @@ class Worker:
             await asyncio.sleep(FORGET_INTERVAL_S)
             limit_ns = parts.clock.now_ns() - int(parts.settings.destroyed_kept_s * 1e9)
             for machine in [m for m in parts.catalog if m.destroyed_at_ns and m.destroyed_at_ns < limit_ns]:
-                await self.forget(machine.id)
+                try:
+                    await self.forget(machine.id)
+                except MidgeError as error:  # the next round may do better
+                    _log.warning("machine not forgotten", machine=machine.id, error=chain(error))
 
     async def forget(self, machine_id: str) -> None:
         """Removes the last traces of a destroyed machine."""
@@ -218,3 +252,11 @@ class Worker:
         await parts.database.write(lambda connection: table.delete_machine(connection, machine_id))
         parts.catalog.forget(machine_id)
         await asyncio.to_thread(shutil.rmtree, parts.log_path(machine_id).parent, ignore_errors=True)
+
+
+def _check_version(request: UpdateMachine, machine: Machine) -> None:
+    if request.current_version and request.current_version != machine.version:
+        raise Conflict(
+            f"aborted: current_version is {request.current_version}, the machine has {machine.version}",
+            hint="read the machine again and repeat the change",
+        )

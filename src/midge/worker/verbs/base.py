@@ -31,6 +31,10 @@ STOP_SIGNAL_DEFAULT = "SIGINT"
 _log = structlog.get_logger("midge.worker")
 
 
+# A request that the worker makes by itself, with its parameters.
+Follow = tuple[Request, dict[str, Any]]
+
+
 class PhaseTrace:
     """Marks the ends of a run's phases, in milliseconds since the decision."""
 
@@ -80,7 +84,7 @@ class Finish:
     machine: Machine
     event: str = "op_done"
     events: list[EventView] = field(default_factory=list)
-    follow: tuple[Request, dict[str, Any]] | None = None
+    follow: Follow | None = None
     forget_version: str = ""
 
 
@@ -101,6 +105,21 @@ def changed(machine: Machine, state: State, now_ns: int) -> Machine:
     copied.move(state)
     copied.updated_at_ns = now_ns
     copied.seq = machine.seq + 1
+    return copied
+
+
+def touched(machine: Machine, now_ns: int) -> Machine:
+    """A copy in the same state, for a change of its record or a new event."""
+    copied = changed(machine, machine.state, now_ns)
+    copied.story = list(machine.story)
+    return copied
+
+
+def merged(before: Machine, now: Machine) -> Machine:
+    """A run's machine with what changed beside the run: metadata, lease, cordon. No run changes these."""
+    copied = changed(before, now.state, now.updated_at_ns)
+    copied.seq = now.seq
+    copied.config_json, copied.lease, copied.cordoned = now.config_json, now.lease, now.cordoned
     return copied
 
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from midge.operations.model import Operation, Outcome
+from midge.operations.model import Operation, Outcome, Run
 from midge.worker.events import event, failure
-from midge.worker.verbs.base import IMAGE, PREPARE, Context, Finish, Verb, changed, with_image
+from midge.worker.verbs.base import IMAGE, PREPARE, Context, Finish, Follow, Verb, changed, with_image
+
+
+def follow(run: Run) -> Follow | None:
+    return None if run.input.get("skip_launch") else ("start", {"source": "flyd"})
 
 
 def finish(context: Context, outcome: Outcome, now_ns: int) -> Finish:
@@ -14,8 +18,7 @@ def finish(context: Context, outcome: Outcome, now_ns: int) -> Finish:
         events = [event("launch", "failed", "flyd", now_ns, failure(outcome.error))]
         return Finish(machine, "op_failed", events)
     machine = changed(with_image(context, context.machine), "created", now_ns)
-    skip = bool(context.run.input.get("skip_launch"))
-    return Finish(machine, follow=None if skip else ("start", {"source": "flyd"}))
+    return Finish(machine, follow=follow(context.run))
 
 
 VERB = Verb("create", Operation("create", [IMAGE, PREPARE]), finish)

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from midge.operations.model import Operation, Outcome
 from midge.worker.events import event, failure
-from midge.worker.verbs.base import CLEANUP, HALT, Context, Finish, Verb, changed, requested_exit
+from midge.worker.record import Machine
+from midge.worker.verbs.base import CLEANUP, HALT, Context, Finish, Follow, Verb, changed, requested_exit
+
+
+def follow(machine: Machine) -> Follow | None:
+    return ("force_destroy", {"source": "flyd"}) if machine.config.auto_destroy else None
 
 
 def finish(context: Context, outcome: Outcome, now_ns: int) -> Finish:
@@ -18,8 +23,7 @@ def finish(context: Context, outcome: Outcome, now_ns: int) -> Finish:
     events = requested_exit(context, machine, now_ns)
     if not events:
         events = [event("stop", "stopped", "flyd", now_ns)]
-    destroy = bool(machine.config.auto_destroy)
-    return Finish(machine, events=events, follow=("force_destroy", {"source": "flyd"}) if destroy else None)
+    return Finish(machine, events=events, follow=follow(machine))
 
 
 VERB = Verb("stop", Operation("stop", [HALT, CLEANUP]), finish)
