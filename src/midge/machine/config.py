@@ -2,7 +2,7 @@
 
 The structs below name and type every member of the published specification, so that a wrong type is found with
 its path (``$.config.guest.cpus``). Members nobody knows are ignored here and kept in the stored JSON. What a client
-sent is what it gets back, with defaults filled in by `with_defaults`.
+sent is what it gets back, with defaults filled in by `midge.machine.normalise`.
 """
 
 from __future__ import annotations

@@ -6,8 +6,18 @@ import re
 
 from midge.errors import InvalidInput
 
-_UNITS_S = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
-_PART = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|ms|s|m|h)")
+_UNITS_S = {
+    "ns": 1e-9,
+    "us": 1e-6,
+    "\u00b5s": 1e-6,
+    "\u03bcs": 1e-6,
+    "ms": 1e-3,
+    "s": 1.0,
+    "m": 60.0,
+    "h": 3600.0,
+}
+TEXT_MAX = 64  # characters of a duration; Go's longest has 22
+_PART = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|\u00b5s|\u03bcs|ms|s|m|h)")
 
 
 def seconds(value: str | int, *, field: str, bare_number_unit_s: float = 1e-9) -> float:
@@ -20,12 +30,16 @@ def seconds(value: str | int, *, field: str, bare_number_unit_s: float = 1e-9) -
             ``/restart?timeout=``).
 
     Raises:
-        InvalidInput: not a duration, or negative.
+        InvalidInput: not a duration, negative, or longer than anybody could mean.
     """
     if isinstance(value, int) and not isinstance(value, bool):
+        if abs(value) >= 1 << 63:
+            raise InvalidInput(f"{field}: a duration has at most 64 bits")
         total = value * bare_number_unit_s
     else:
         text = str(value).strip()
+        if len(text) > TEXT_MAX:
+            raise InvalidInput(f"{field}: not a duration: more than {TEXT_MAX} characters")
         if re.fullmatch(r"[+-]?\d+", text):
             total = int(text) * bare_number_unit_s
         else:

@@ -20,7 +20,6 @@ from midge.machine.config import File, Guest, MachineConfig, Process
 CPUS_MAX = 128
 MEMORY_MIN_MB = 64  # Linux, the init and a shell do not fit in less
 MEMORY_MAX_MB = 1024 * 1024
-MEMORY_STEP_MB = 1
 STOP_TIMEOUT_DEFAULT_S = 5.0
 STOP_TIMEOUT_MAX_S = 300.0
 FILES_MAX = 256
@@ -58,7 +57,7 @@ def normalise(config: MachineConfig, config_json: bytes) -> tuple[MachineConfig,
         raise InvalidInput("config.image: an image is required", hint='for example "debian:12"')
     _refuse_what_is_missing(config)
     guest = _guest(config)
-    raw["guest"] = {**(raw.get("guest") or {}), **_without_none(guest)}
+    raw["guest"] = {**(raw.get("guest") or {}), **msgspec.to_builtins(guest)}
     raw.pop("size", None)
     raw["init"] = raw.get("init") or {}
     restart = raw.get("restart") or {}
@@ -88,6 +87,15 @@ def _refuse_what_is_missing(config: MachineConfig) -> None:
     guest = config.guest
     if guest and (guest.gpu_kind or guest.gpus):
         raise NotSupported("config.guest.gpus: this host offers no GPU", hint="remove gpu_kind and gpus")
+    for path, given in (
+        ("guest.kernel_args", guest and guest.kernel_args),
+        ("init.kernel_args", config.init and config.init.kernel_args),
+    ):
+        if given:
+            raise NotSupported(
+                f"config.{path}: kernels are booted before they know their machine, and take no arguments of it",
+                hint=f"remove {path}",
+            )
     if config.rootfs and config.rootfs.persist not in (None, "", "never"):
         raise NotSupported(
             "config.rootfs.persist: a root filesystem that persists is not supported by this version of midge",
@@ -134,11 +142,6 @@ def preset(size: str) -> Guest:
     return Guest(cpu_kind="shared" if shared else "performance", cpus=cpus, memory_mb=per_cpu * cpus)
 
 
-def _without_none(guest: Guest) -> dict[str, Any]:
-    built: dict[str, Any] = msgspec.to_builtins(guest)
-    return {key: value for key, value in built.items() if value is not None}
-
-
 def _normalise_autostop(service: dict[str, Any]) -> None:
     """Requests carry ``"off" | "stop" | "suspend"`` or a boolean; answers use false, true and ``"suspend"``."""
     if "autostop" in service:
@@ -166,9 +169,14 @@ def _check(config: MachineConfig) -> None:
         raise InvalidInput(f"config.files: {len(config.files or [])} files, at most {FILES_MAX}")
     for index, file in enumerate(config.files or []):
         file_bytes(index, file)
-    metadata = sum(len(k) + len(v) for k, v in (config.metadata or {}).items())
-    if metadata > METADATA_MAX_BYTES:
-        raise InvalidInput(f"config.metadata: {metadata} bytes, at most {METADATA_MAX_BYTES}")
+    check_metadata("config.metadata", config.metadata or {})
+
+
+def check_metadata(path: str, metadata: dict[str, str]) -> None:
+    """Raises InvalidInput if keys and values have more than METADATA_MAX_BYTES in all."""
+    size = sum(len(key.encode()) + len(value.encode()) for key, value in metadata.items())
+    if size > METADATA_MAX_BYTES:
+        raise InvalidInput(f"{path}: {size} bytes, at most {METADATA_MAX_BYTES}")
 
 
 def _check_env(path: str, env: dict[str, str]) -> None:
@@ -186,12 +194,11 @@ def _check_env(path: str, env: dict[str, str]) -> None:
 
 def _check_process(index: int, process: Process) -> None:
     _check_env(f"config.processes[{index}].env", process.env or {})
-    if process.secrets or process.env_from:
-        for member in ("secrets",):
-            if getattr(process, member):
-                raise NotSupported(
-                    f"config.processes[{index}].{member}: secrets are not supported by this version of midge"
-                )
+    if process.secrets:
+        raise NotSupported(
+            f"config.processes[{index}].secrets: secrets are not supported by this version of midge",
+            hint="remove secrets from the process",
+        )
 
 
 def file_bytes(index: int, file: File) -> bytes:
