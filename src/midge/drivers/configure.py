@@ -9,7 +9,6 @@ from midge.guest.files import GuestFile
 from midge.machine.spec import MachineSpec
 
 ENTROPY_BYTES = 64
-RESOLV_DEFAULT = ("1.1.1.1", "8.8.8.8")
 
 
 def guest_machine_id(machine_id: str) -> str:

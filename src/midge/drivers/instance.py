@@ -25,11 +25,9 @@ from midge.guest.errors import ChannelLost, GuestRefused
 from midge.guest.exec import ExecSession as GuestExec
 from midge.machine.spec import ExitStatus
 
-REATTACH_MAX = (
-    5  # times in a row that a connection to a living shim may break before the machine counts as lost
-)
+REATTACH_MAX = 5  # times that the connection to a living shim may break before the machine counts as lost
 LEFTOVER_TIMEOUT_S = 5.0  # from SIGKILL until a process must be gone
-ENDED_WAIT_S = 5.0  # from the loss of a channel until the shim has written how the machine ended
+ENDED_WAIT_S = 5.0  # from the kill of VMM or container, or from `quit`, until it and the shim must be gone
 
 
 class Instance:
@@ -60,6 +58,7 @@ class Instance:
                 return exit_status(found.exit, found.ended)
             if not found.shim_alive:
                 return exit_status(None, None)
+            await self.channel.aclose()
             with contextlib.suppress(ChannelLost):
                 self.channel = await shim.attach(self.rundir)
                 await self.channel.hello()

@@ -21,6 +21,7 @@ import structlog
 
 from midge.drivers import seal
 from midge.errors import DriverError, SnapshotUnusable
+from midge.machine.spec import MIB
 
 NAMES = ("memory", "state")
 
@@ -93,6 +94,14 @@ class TemplateStore(Generic[R]):
                 raise DriverError(f"template {key} is damaged right after it was made", hint="check the disk")
             self._ready[key] = found
         return found
+
+    def resident_mb(self, key: str) -> int:
+        """What a guest of this template has of memory right after its restore, MiB; 0 if it is not in use."""
+        found = self._ready.get(key)
+        try:
+            return found.memory.stat().st_blocks * 512 // MIB if found else 0
+        except OSError:
+            return 0
 
     async def forget(self, key: str) -> None:
         """Drops a template that did not restore: the next start makes it anew."""

@@ -29,8 +29,8 @@ from midge.bench.image import COMMAND
 from midge.bench.target import Target
 from midge.drivers import shim_files
 from midge.drivers.configure import ENTROPY_BYTES
+from midge.drivers.disks import copy_sparse
 from midge.drivers.qemu.boot import CAPABILITIES
-from midge.drivers.qemu.disks import copy_sparse
 from midge.drivers.qemu.qmp import STATE, Qmp
 from midge.guest import messages as m
 from midge.guest import protocol as p

@@ -144,8 +144,9 @@ class MockDriver:
         if timer is not None:
             timer.cancel()
         future = self._ends.pop(machine_id, None)
-        if future is not None:
-            future.cancel()
+        if future is not None and not future.done():
+            future.set_exception(NotRunning(f"mock machine {machine_id} has been cleared away"))
+            future.exception()  # nobody has to be waiting
         self.host.remove(machine_id)
 
     async def destroy(self, machine_id: str) -> None:

@@ -8,6 +8,8 @@ from midge.errors import InvalidInput
 
 DELAY_MAX_MS = 3_600_000
 FAILURES_MAX = 1_000
+EXIT_CODE_MAX = 255
+SIGNAL_MAX = 64
 
 
 class Order(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
@@ -61,4 +63,8 @@ def parse(text: str) -> Order:
     failures = (order.fail_prepare, order.fail_start, order.fail_suspend, order.fail_resume)
     if any(not 0 <= n <= FAILURES_MAX for n in failures):
         raise InvalidInput(f"metadata midge.mock: failures are between 0 and {FAILURES_MAX}")
+    if not 0 <= order.exit_code <= EXIT_CODE_MAX or not 0 <= order.exit_signal <= SIGNAL_MAX:
+        raise InvalidInput(
+            f"metadata midge.mock: exit_code is at most {EXIT_CODE_MAX}, exit_signal at most {SIGNAL_MAX}"
+        )
     return order

@@ -28,6 +28,7 @@ BOOT_TIMEOUT_S = 90.0  # Debian's kernel under emulation on a busy host; usually
 SAVE_TIMEOUT_S = 60.0
 TEMPLATE_UID = 0x5FFFFFFF
 LAST_WORDS_BYTES = 600
+SCRATCH_PREFIXES = ("template-", "probe-")  # of memory files while a guest boots
 CAPABILITIES = [{"capability": "x-ignore-shared", "state": True}, {"capability": "events", "state": True}]
 
 
@@ -132,7 +133,7 @@ def _open(
 
 async def build(settings: QemuSettings, net: NetPool, recipe: Recipe, memory: Path, state: Path) -> None:
     """Boots a guest and saves it: what a template is made from. The memory lies on tmpfs while the guest boots."""
-    scratch = settings.memory_dir / f"template-{secrets.token_hex(4)}.mem"
+    scratch = settings.memory_dir / f"{SCRATCH_PREFIXES[0]}{secrets.token_hex(4)}.mem"
     try:
         async with _booted(settings, net, recipe, scratch, state) as (vmm, channel):
             await channel.quiesce()
@@ -146,12 +147,20 @@ async def save_state(qmp: Qmp) -> None:
     """Writes the device state to the file named STATE. Afterwards the guest is stopped and its memory file complete.
 
     The guest is not stopped before: what is saved while running runs again by itself once it is restored.
+
+    Raises:
+        DriverError: not saved. Whether the guest stands still by now is for the caller to settle.
     """
     await qmp.execute("migrate-set-capabilities", capabilities=CAPABILITIES)
     ended = qmp.event(migration_is("completed", "failed"))
     await qmp.execute("migrate", uri=f"fd:{STATE}")
-    async with asyncio.timeout(SAVE_TIMEOUT_S):
-        event = await ended
+    try:
+        async with asyncio.timeout(SAVE_TIMEOUT_S):
+            event = await ended
+    except TimeoutError as error:
+        raise DriverError(
+            f"guest was not saved within {SAVE_TIMEOUT_S:g} s", hint="is the disk slow?"
+        ) from error
     if event["data"]["status"] != "completed":
         info = await qmp.execute("query-migrate")
         raise DriverError(f"guest could not be saved: {info.get('error-desc', 'no reason given')}")
@@ -159,7 +168,7 @@ async def save_state(qmp: Qmp) -> None:
 
 async def probe(settings: QemuSettings, net: NetPool, recipe: Recipe) -> None:
     """Boots and throws away; raises if the guest does not come up."""
-    scratch = settings.memory_dir / f"probe-{secrets.token_hex(4)}.mem"
+    scratch = settings.memory_dir / f"{SCRATCH_PREFIXES[1]}{secrets.token_hex(4)}.mem"
     state = scratch.with_suffix(".state")
     try:
         async with _booted(settings, net, recipe, scratch, state):

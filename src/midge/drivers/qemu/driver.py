@@ -47,10 +47,11 @@ from midge.drivers.qemu.launch import Files
 from midge.drivers.qemu.links import MachineLinks
 from midge.drivers.qemu.settings import QemuSettings
 from midge.drivers.qemu.snapshot import Snapshots, What
-from midge.drivers.qemu.template import Recipe, Template, TemplateStore
+from midge.drivers.qemu.template import Recipe
 from midge.drivers.qemu.vm import NICE_WHILE_WARMING, Vm, VmMaker
 from midge.drivers.qemu.warm import SlotKey, WarmPool
 from midge.drivers.rundir import RunRecord
+from midge.drivers.templates import Template, TemplateStore
 from midge.errors import DriverError, MidgeError, NotRunning, NotSupported, SnapshotUnusable, chain
 from midge.guest import messages as m
 from midge.guest.channel import GuestChannel
@@ -93,7 +94,9 @@ class QemuDriver:
         self._net = net
         self._vms = VmMaker(settings, net, cgroups)
         self._links = MachineLinks(settings.rundir)
-        self._templates = TemplateStore(settings.templates, self._build_template)
+        self._templates: TemplateStore[Recipe] = TemplateStore(
+            settings.templates, self._build_template, key_file=settings.seal_key
+        )
         self._snapshots = Snapshots(settings)
         self._pool = WarmPool(
             settings.pool,
@@ -149,7 +152,6 @@ class QemuDriver:
         for instance in self._instances.values():
             await instance.detach()
         self._instances.clear()
-        self._templates.close()
 
     # ── ahead of a start ──────────────────────────────────────────────────────────────────────────────────────
 
@@ -163,8 +165,8 @@ class QemuDriver:
             upper_mb=self._settings.rootfs_mb,
         )
 
-    async def _build_template(self, recipe: Recipe, memory: Path, state: Path) -> None:
-        await boot.build(self._settings, self._net, recipe, memory, state)
+    async def _build_template(self, recipe: Recipe, folder: Path) -> None:
+        await boot.build(self._settings, self._net, recipe, folder / "memory", folder / "state")
 
     async def _probe_kvm(self) -> None:
         async with asyncio.timeout(accel.PROBE_TIMEOUT_S):
@@ -217,7 +219,7 @@ class QemuDriver:
     ) -> Files:
         """Its own memory and writable disk, copied from template and blank layer."""
         memory = disks.opened(stack, disks.create(self._vms.memory(name), uid))
-        disks.copy_sparse(template.memory_fd, memory)
+        disks.copy_sparse(disks.opened(stack, disks.read_only(template.memory)), memory)
         upper = disks.opened(stack, disks.create(self._vms.layer(name), uid))
         disks.copy_sparse(disks.opened(stack, disks.read_only(blank)), upper)
         return Files(
@@ -339,11 +341,14 @@ class QemuDriver:
         found = shim_files.read_state(rundir)
         if not found.shim_alive or found.exit is not None:
             return None
+        channel = None
         try:
             channel = await shim.attach(rundir)
             await channel.hello()
         except MidgeError as error:
             _log.warning("guest does not answer", vm=name, error=chain(error))
+            if channel is not None:
+                await channel.aclose()
             return None
         record = rundirs.read_record(rundir)
         if record is not None:
@@ -503,7 +508,7 @@ class QemuDriver:
             await self._vms.remove(name)
             removed.append(name)
         removed += await self._vms.sweep(claimed)
-        removed += await self._snapshots.sweep(known)
+        removed += [*await self._snapshots.sweep(known), *await self._templates.sweep()]
         return removed
 
 

@@ -5,7 +5,7 @@ machines/<id>/suspend/
     state    QEMU's device state
     layer    the writable disk
     memory   the guest's memory, once it has been copied to disk
-    seal     MAC over the digest of `state` and what `memory` must be
+    seal     MAC over the digest of `state` and what `memory` and `layer` must be
     used     a resume has begun: the rest is not to be trusted any more
 memory_dir/suspended-<id>   the memory until then
 ```
@@ -16,6 +16,7 @@ afterwards finds it hot; a task copies it to disk, makes it durable and gives th
 
 Hashing gigabytes would cost what the mapping saves. So the seal holds both the digest of the memory file and its
 identity (inode, size, times): a file whose identity is the sealed one has not been written since; any other is hashed.
+The writable disk is never moved to another place, so its identity alone is sealed.
 """
 
 from __future__ import annotations
@@ -43,8 +44,10 @@ from midge.errors import MidgeError, OutOfSpace, SnapshotUnusable, chain
 from midge.machine.spec import MIB
 
 STATE = "state"
+LAYER = "layer"
 DISK_RESERVE_BYTES = 256 * MIB  # what a suspend must leave free
 ENDED_TIMEOUT_S = 10.0  # from the kill of a saved VMM until it is gone
+RUN_ON_TIMEOUT_S = 10.0  # for a guest whose save failed to run again; the caller waits, maybe to shut down
 
 _log = structlog.get_logger("midge.qemu")
 
@@ -78,6 +81,7 @@ class Sealed(msgspec.Struct, kw_only=True, frozen=True):
 
     what: What
     memory: FileIdentity
+    layer: FileIdentity
     suspended_at_ns: int
     digest: str = ""
     durable_at_ns: int = 0
@@ -96,7 +100,7 @@ class Saved:
         memory = vms.memory_on_disk(name) if self.on_disk else vms.memory(name)
         layer = vms.layer(name)
         self.memory.rename(memory)
-        (self.folder / "layer").rename(layer)
+        (self.folder / LAYER).rename(layer)
         for path in (memory, layer):
             os.chown(path, uid, uid)
         return Files(
@@ -160,9 +164,15 @@ class Snapshots:
         on_disk = memory.parent == layer.parent
         kept = folder / "memory" if on_disk else self._hot(machine_id)
         memory.rename(kept)
-        layer.rename(folder / "layer")
-        os.chown(kept, 0, 0)
-        sealed = Sealed(what=what, memory=FileIdentity.of(kept), suspended_at_ns=time.time_ns())
+        layer.rename(folder / LAYER)
+        for path in (kept, folder / LAYER):
+            os.chown(path, 0, 0)
+        sealed = Sealed(
+            what=what,
+            memory=FileIdentity.of(kept),
+            layer=FileIdentity.of(folder / LAYER),
+            suspended_at_ns=time.time_ns(),
+        )
         await seal.seal(self._host_key(), folder, [STATE], msgspec.to_builtins(sealed))
         self._to_disk[machine_id] = None
         self._wake.set()
@@ -179,18 +189,17 @@ class Snapshots:
             )
 
     async def _save_state(self, instance: Instance, state: int) -> None:
-        await instance.channel.quiesce()
+        qmp = None
         try:
+            await instance.channel.quiesce()
             qmp = await Qmp.connect(instance.rundir / QMP_SOCKET, state_fd=state)
-            try:
-                await boot.save_state(qmp)
-            finally:
-                qmp.close()
+            await boot.save_state(qmp)
         except BaseException:
-            # A guest that is quiet waits for a HELLO to go on.
-            with contextlib.suppress(MidgeError):
-                await instance.channel.hello()
+            await _run_on(instance, qmp)
             raise
+        finally:
+            if qmp is not None:
+                qmp.close()
 
     async def saved(self, machine_id: str, start_id: str) -> dict[str, Any] | None:
         """The record of a snapshot of that run that is complete, if there is one."""
@@ -218,6 +227,7 @@ class Snapshots:
             hot = self._hot(machine_id)
             memory = hot if hot.exists() else folder / "memory"
             await self._verify_memory(memory, sealed)
+            self._verify_layer(folder / LAYER, sealed)
             (folder / "used").touch()
             self._to_disk.pop(machine_id, None)
             return Saved(folder, memory, memory != hot)
@@ -240,6 +250,14 @@ class Snapshots:
             raise SnapshotUnusable(f"{memory} has changed since the suspend")
         if await asyncio.to_thread(seal.digest_of, memory) != sealed.digest:
             raise SnapshotUnusable(f"{memory} has changed since the suspend")
+
+    def _verify_layer(self, layer: Path, sealed: Sealed) -> None:
+        try:
+            identity = FileIdentity.of(layer)
+        except OSError as error:
+            raise SnapshotUnusable(f"{layer} is gone") from error
+        if identity != sealed.layer:
+            raise SnapshotUnusable(f"{layer} has changed since the suspend")
 
     async def consumed(self, machine_id: str) -> None:
         """The machine runs again: what is left of the snapshot goes."""
@@ -277,27 +295,34 @@ class Snapshots:
                 await self._wake.wait()
                 continue
             machine_id = next(iter(self._to_disk))
+            # Before it is done: a machine that is resumed and suspended again meanwhile asks anew.
+            del self._to_disk[machine_id]
             try:
                 await self._take_to_disk(machine_id)
             except (MidgeError, OSError) as error:
+                if not (self._folder(machine_id) / seal.SEAL_NAME).exists():
+                    continue  # resumed meanwhile
                 # It stays in memory, where it is as good until the host restarts.
                 _log.warning("snapshot stays in memory", machine=machine_id, error=chain(error))
-            self._to_disk.pop(machine_id, None)
 
     async def _take_to_disk(self, machine_id: str) -> None:
         hot, folder = self._hot(machine_id), self._folder(machine_id)
         draft = folder / "memory.new"
         source = hot if hot.exists() else folder / "memory"
+        before = (await self._verify(folder)).memory
         try:
             if source == hot:
                 await asyncio.to_thread(_copy_synced, hot, draft)
             else:
                 await asyncio.to_thread(_sync, source)
+            await asyncio.to_thread(_sync, folder / LAYER)
             digest = await asyncio.to_thread(seal.digest_of, draft if source == hot else source)
             async with self._lock(machine_id):
                 if not source.exists() or (folder / "used").exists():
                     return  # resumed meanwhile
                 sealed = await self._verify(folder)
+                if not sealed.memory == before == FileIdentity.of(source):
+                    return  # resumed and suspended again: what was read belongs to neither
                 if source == hot:
                     draft.rename(folder / "memory")
                 durable = msgspec.structs.replace(
@@ -310,6 +335,37 @@ class Snapshots:
                 hot.unlink(missing_ok=True)
         finally:
             draft.unlink(missing_ok=True)
+
+
+async def run_on(rundir: Path) -> bool:
+    """Has a guest go on that stands still because its worker died while it was saved. Nothing for one that runs.
+
+    Returns:
+        False for a VMM that was not restored: its worker died before it had the order. No guest will ever answer there.
+    """
+    with contextlib.suppress(MidgeError, TimeoutError):
+        async with asyncio.timeout(RUN_ON_TIMEOUT_S):
+            qmp = await Qmp.connect(rundir / QMP_SOCKET)
+            try:
+                found = await qmp.execute("query-status")
+                if found["status"] == "inmigrate":
+                    return False
+                if not found["running"]:
+                    qmp.post("migrate_cancel")
+                    await qmp.execute("cont")
+            finally:
+                qmp.close()
+    return True
+
+
+async def _run_on(instance: Instance, qmp: Qmp | None) -> None:
+    """After a save that failed or was cancelled: the guest may stand still by now, and it is quiet until a HELLO."""
+    with contextlib.suppress(MidgeError, TimeoutError):
+        async with asyncio.timeout(RUN_ON_TIMEOUT_S):
+            if qmp is not None:
+                qmp.post("migrate_cancel")
+                await qmp.execute("cont")
+            await instance.channel.hello()
 
 
 def _fresh(folder: Path) -> None:

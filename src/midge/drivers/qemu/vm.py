@@ -25,12 +25,13 @@ from pathlib import Path
 from midge.cgroup import Cgroup, CgroupTree, Limits
 from midge.drivers import rundir as rundirs
 from midge.drivers.instance import kill_leftover
-from midge.drivers.qemu.boot import CAPABILITIES
+from midge.drivers.qemu.boot import CAPABILITIES, SCRATCH_PREFIXES
 from midge.drivers.qemu.command import Hardware
 from midge.drivers.qemu.launch import Files, Place, Vmm, launch
 from midge.drivers.qemu.qmp import STATE
 from midge.drivers.qemu.settings import QemuSettings
 from midge.drivers.rundir import RunRecord
+from midge.drivers.threads import joined_in_thread
 from midge.errors import MidgeError
 from midge.guest.channel import GuestChannel
 from midge.machine.spec import MIB
@@ -111,9 +112,7 @@ class VmMaker:
         removed += await self._cgroups.sweep(claimed)
         for folder in (self._settings.memory_dir, self._settings.layers):
             for stray in folder.iterdir():
-                if stray.is_file() and stray.name.startswith("s") and stray.stem not in claimed:
-                    if stray.name.startswith(SUSPENDED_PREFIX):
-                        continue
+                if stray.is_file() and _is_ours(stray.name) and stray.stem not in claimed:
                     stray.unlink(missing_ok=True)
                     removed.append(str(stray))
         return removed
@@ -162,7 +161,8 @@ class VmMaker:
             cgroup=self._cgroup(name, hardware),
         )
         with contextlib.ExitStack() as stack:
-            files = await asyncio.to_thread(open_files, stack, name, uid)
+            # Joined even when cancelled: the stack closes what the thread still copies into.
+            files = await joined_in_thread(open_files, stack, name, uid)
             vmm = await launch(self._settings.binary, hardware, place, files, kernel=None)
         try:
             return Vm(name, rundir, slot, uid, vmm, await vmm.process.attach())
@@ -213,3 +213,8 @@ class VmMaker:
             pids_max=PIDS_MAX,
         )
         return self._cgroups.create(name, limits)
+
+
+def _is_ours(name: str) -> bool:
+    """A file of a VM, or of a guest that was being booted; memory of suspended machines is none of these."""
+    return name.startswith(("s", *SCRATCH_PREFIXES)) and not name.startswith(SUSPENDED_PREFIX)

@@ -15,6 +15,7 @@ cache of one image can show up in another. Keys that were wanted lately are kept
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ KEYS_MAX = 64  # keys remembered; the least lately wanted is forgotten
 REFILL_PAUSE_S = 0.05  # quiet time after the last start before a slot is made
 BACKOFF_S = 5.0  # after a slot could not be made
 PRESSURE_FREE_RATIO = 0.10  # of the host's memory: with less available no slot is made, and one is given up
+PRESSURE_LOOK_S = 5.0  # how often free memory is looked at while slots wait and nothing else happens
 
 _log = structlog.get_logger("midge.qemu")
 
@@ -140,14 +142,20 @@ class WarmPool:
                     continue
                 key = self._missing()
                 if key is None:
-                    await self._wake.wait()
+                    await self._rest()
                     continue
                 await self._fill(key)
         finally:
-            for slots in list(self._ready.values()):
-                for vm in slots:
-                    await self._end(vm)
+            waiting = [vm for slots in self._ready.values() for vm in slots]
             self._ready.clear()
+            for vm in waiting:
+                await self._end(vm)
+
+    async def _rest(self) -> None:
+        """Until somebody wants something; with slots in memory that others may need, not for ever."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(PRESSURE_LOOK_S if self._ready else None):
+                await self._wake.wait()
 
     async def _quiet(self) -> None:
         """Waits until no start has been under way for a moment."""
@@ -189,11 +197,14 @@ class WarmPool:
                 return key
         if self._ready and self._available_ratio() < PRESSURE_FREE_RATIO:
             return self._least()
-        full = self._count() >= self.settings.slots_max
         newest = next(reversed(self._wanted), None)
-        if full and newest is not None and newest not in self._ready:
-            return self._least()
-        return None
+        if newest is None or newest in self._ready or not self._ready:
+            return None
+        cost_mb = self._cost_mb(newest)
+        if cost_mb > self.settings.memory_mb:
+            return None  # it never fits: nobody else has to go for it
+        full = self._count() >= self.settings.slots_max
+        return self._least() if full or cost_mb > self.settings.memory_mb - self._used_mb() else None
 
     def _least(self) -> SlotKey:
         return next(key for key in self._wanted if key in self._ready)
@@ -207,9 +218,13 @@ class WarmPool:
 
     async def _end(self, vm: Vm) -> None:
         vm.vmm.qmp.close()
-        await vm.channel.aclose()
-        vm.vmm.process.kill()
-        await self._remove(vm.name)
+        try:
+            await vm.channel.aclose()
+            vm.vmm.process.kill()
+            await self._remove(vm.name)
+        except (MidgeError, OSError) as error:
+            # The next sweep finds it: no machine claims it.
+            _log.error("a waiting VM was not removed", vm=vm.name, error=chain(error))
         vm.vmm.process.release()
 
     def _count(self) -> int:

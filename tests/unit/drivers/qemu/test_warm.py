@@ -1,0 +1,207 @@
+"""The pool's policy, with slots that are nothing but names."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from midge.drivers.qemu import warm
+from midge.drivers.qemu.pool_settings import PoolSettings
+from midge.drivers.qemu.warm import SlotKey, WarmPool
+from midge.errors import DriverError
+
+pytestmark = pytest.mark.anyio
+A, B, C = (SlotKey("t", name) for name in "abc")
+
+
+@dataclass
+class FakeVm:
+    name: str
+    key: SlotKey
+
+    @property
+    def vmm(self) -> Any:
+        return self
+
+    @property
+    def qmp(self) -> Any:
+        return self
+
+    @property
+    def process(self) -> Any:
+        return self
+
+    @property
+    def channel(self) -> Any:
+        return self
+
+    def close(self) -> None: ...
+    def kill(self) -> None: ...
+    def release(self) -> None: ...
+    async def aclose(self) -> None: ...
+
+
+@dataclass
+class Host:
+    """Makes and removes slots, and counts them."""
+
+    free: float = 1.0
+    costs_mb: dict[SlotKey, int] = field(default_factory=dict)
+    made: list[str] = field(default_factory=list)
+    removed: list[str] = field(default_factory=list)
+    error: Exception | None = None
+
+    async def make(self, key: SlotKey) -> Any:
+        if self.error is not None:
+            raise self.error
+        self.made.append(key.image)
+        return FakeVm(f"{key.image}{len(self.made)}", key)
+
+    async def remove(self, name: str) -> None:
+        self.removed.append(name)
+        if self.error is not None:
+            raise self.error
+
+
+@contextlib.asynccontextmanager
+async def pool(host: Host, **settings: int) -> AsyncIterator[WarmPool]:
+    made = WarmPool(
+        PoolSettings(**{"per_key": 1, "slots_max": 2, "memory_mb": 1000, **settings}),
+        make=host.make,
+        remove=host.remove,
+        cost_mb=lambda key: host.costs_mb.get(key, 100),
+        available_ratio=lambda: host.free,
+    )
+    task = asyncio.create_task(made.run())
+    try:
+        yield made
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+
+
+async def until(condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(5):
+        while not condition():  # noqa: ASYNC110 (there is no event to wait for)
+            await asyncio.sleep(0)
+
+
+async def quiet() -> None:
+    for _ in range(50):
+        await asyncio.sleep(0)
+
+
+async def test_a_wanted_slot_is_made_taken_and_made_again() -> None:
+    host = Host()
+    async with pool(host) as slots:
+        assert slots.take(A) is None
+        slots.want(A)
+        await until(lambda: slots.names() == {"a1"})
+        assert slots.take(A) is not None
+        await until(lambda: slots.names() == {"a2"})
+        assert slots.statistics() == {"ready": 1, "hits": 1, "misses": 1, "keys": 1}
+    assert host.removed == ["a2"], "what waits is given up at the end"
+
+
+async def test_the_least_lately_wanted_makes_room() -> None:
+    host = Host()
+    async with pool(host) as slots:
+        slots.want(A)
+        slots.want(B)
+        await until(lambda: len(slots.names()) == 2)
+        slots.want(C)
+        await until(lambda: "c3" in slots.names())
+        await quiet()
+        assert len(slots.names()) == 2
+        assert len(host.removed) == 1 and host.removed[0].startswith("a")
+
+
+async def test_memory_is_a_limit_and_room_is_made_within_it() -> None:
+    host = Host(costs_mb={A: 600, B: 600})
+    async with pool(host) as slots:
+        slots.want(A)
+        await until(slots.names)
+        slots.want(B)
+        await until(lambda: slots.names() == {"b2"})
+        assert host.removed == ["a1"]
+
+
+async def test_nobody_goes_for_one_that_never_fits() -> None:
+    host = Host(costs_mb={C: 5000})
+    async with pool(host) as slots:
+        slots.want(A)
+        slots.want(B)
+        await until(lambda: len(slots.names()) == 2)
+        slots.want(C)
+        await quiet()
+        assert (len(host.made), host.removed) == (2, [])
+
+
+async def test_no_slot_is_made_while_a_start_is_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(warm, "REFILL_PAUSE_S", 0.01)
+    host = Host()
+    async with pool(host) as slots:
+        slots.begin_start()
+        slots.want(A)
+        await quiet()
+        assert host.made == []
+        slots.end_start()
+        await quiet()
+        assert host.made == [], "nor right after it"
+        await until(slots.names)
+
+
+async def test_short_memory_gives_slots_up_even_when_nothing_happens(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(warm, "PRESSURE_LOOK_S", 0.01)
+    host = Host()
+    async with pool(host) as slots:
+        slots.want(A)
+        await until(slots.names)
+        host.free = 0.05
+        await until(lambda: not slots.names())
+        slots.want(B)
+        await quiet()
+        assert host.made == ["a"]
+
+
+async def test_a_key_nobody_wants_gives_its_slot_back() -> None:
+    host = Host()
+    async with pool(host) as slots:
+        slots.want(A)
+        await until(slots.names)
+        slots.forget(A)
+        await until(lambda: host.removed == ["a1"])
+
+
+async def test_a_slot_that_cannot_be_removed_does_not_stop_the_keeper() -> None:
+    host = Host()
+    async with pool(host) as slots:
+        slots.want(A)
+        await until(slots.names)
+        host.error = DriverError("does not die")
+        slots.forget(A)
+        await until(lambda: host.removed)
+        host.error = None
+        slots.want(B)
+        await until(slots.names)
+
+
+async def test_a_pool_of_no_slots_is_off() -> None:
+    host = Host()
+    async with pool(host, slots_max=0) as slots:
+        slots.want(A)
+        await quiet()
+        assert (host.made, slots.statistics()["keys"]) == ([], 0)
+
+
+async def test_keys_have_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(warm, "KEYS_MAX", 3)
+    async with pool(Host()) as slots:
+        for index in range(10):
+            slots.want(SlotKey("t", str(index)))
+        assert slots.statistics()["keys"] == 3
