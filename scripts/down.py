@@ -15,7 +15,8 @@ DATA = Path(os.environ.get("MIDGE_DATA_DIR", Path(__file__).parents[1] / ".midge
 STOP_TIMEOUT_S = 60.0
 
 
-def stop_machines(url: str, token: str) -> int:
+def stop_machines(url: str, token: str) -> tuple[int, list[str]]:
+    """How many have stopped, and the names of those that have not."""
     headers = {"Authorization": f"Bearer {token}"}
     with httpx2.Client(base_url=url, headers=headers, timeout=STOP_TIMEOUT_S) as http:
         machines = http.get("/v1/orgs/personal/machines").raise_for_status().json()["machines"]
@@ -26,17 +27,23 @@ def stop_machines(url: str, token: str) -> int:
         ]
         for machine in active:
             http.post(f"/v1/apps/{machine['app_name']}/machines/{machine['id']}/stop", json={})
+        left = []
         for machine in active:
             path = f"/v1/apps/{machine['app_name']}/machines/{machine['id']}/wait"
-            http.get(path, params={"state": "stopped", "timeout": 60})
-    return len(active)
+            # One that destroys itself when it stops is never seen as stopped.
+            states = [("state", "stopped"), ("state", "destroyed"), ("timeout", "60")]
+            if http.get(path, params=states).is_error:
+                left.append(str(machine["name"]))
+    return len(active) - len(left), left
 
 
 def running(pid: int) -> bool:
+    """Whether that process is a server; the number may be somebody else's by now."""
     try:
-        return "midge" in Path(f"/proc/{pid}/cmdline").read_text()
+        words = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
     except OSError:
         return False
+    return "serve" in words and any(word.endswith("midge") for word in words)
 
 
 def main() -> int:
@@ -48,7 +55,10 @@ def main() -> int:
         return 0
     if "--keep" not in sys.argv[1:]:
         try:
-            print(f"stopped {stop_machines(url, (DATA / 'token').read_text().strip())} machines")
+            stopped, left = stop_machines(url, (DATA / "token").read_text().strip())
+            print(f"stopped {stopped} machines")
+            if left:
+                print(f"make down: still not stopped: {', '.join(left)}", file=sys.stderr)
         except (httpx2.HTTPError, OSError, KeyError) as error:
             print(f"make down: the machines could not be stopped: {error}", file=sys.stderr)
     if not running(pid):

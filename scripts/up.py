@@ -69,7 +69,6 @@ def start_server() -> tuple[str, str]:
             stderr=output,
             start_new_session=True,
         )
-    (DATA / "serve.pid").write_text(str(server.pid))
     deadline = time.monotonic() + READY_TIMEOUT_S
     while time.monotonic() < deadline:
         if server.poll() is not None:

@@ -81,6 +81,12 @@ def failure(event: Json) -> str:
     return str(error.get("message", "")) if isinstance(error, dict) else str(error)
 
 
+def failure_hint(event: Json) -> str:
+    """What to do about it, as far as the event says so."""
+    error = (event.get("request") or {}).get("error")
+    return str(error.get("hint", "")) if isinstance(error, dict) else ""
+
+
 def _row(event: Json) -> list[str]:
     return [text.moment(event["timestamp"]), event["type"], event["status"], event["source"], describe(event)]
 

@@ -10,7 +10,7 @@ import click
 from midge.cli import exits, settings
 from midge.cli.commands.machine.config_options import ConfigOptions, Json, config_options
 from midge.cli.commands.machine.create import app_for_new, configuration, show_new
-from midge.cli.commands.machine.events import failure
+from midge.cli.commands.machine.events import failure, failure_hint
 from midge.cli.exits import UsageFailure
 from midge.cli.failure import doing
 from midge.cli.options import app_option, org_option, pass_through, region_option, wait_timeout_option
@@ -158,9 +158,10 @@ def _result(session: Session, target: Target) -> int:
 
 
 def _not_run(target: Target, machine: Json) -> MachineFailed:
+    reason, hint = reason_of(machine)
     return MachineFailed(
-        f"machine {target.typed} did not start: {reason_of(machine) or 'it is ' + machine['state']}",
-        hint=f"see `{target.command('events')}`",
+        f"machine {target.typed} did not start: {reason or 'it is ' + machine['state']}",
+        hint="; ".join(filter(None, (hint, f"see `{target.command('events')}`"))),
     )
 
 
@@ -176,9 +177,10 @@ def last_exit(machine: Json) -> dict[str, Any] | None:
     return None
 
 
-def reason_of(machine: Json) -> str:
-    """What the latest event that says so gives as the reason of a failure."""
-    return next(filter(None, (failure(event) for event in machine.get("events") or [])), "")
+def reason_of(machine: Json) -> tuple[str, str]:
+    """The reason of a failure, and what to do about it, as the latest event that says so gives them."""
+    events = machine.get("events") or []
+    return next(((reason, failure_hint(event)) for event in events if (reason := failure(event))), ("", ""))
 
 
 def _check_started(session: Session, target: Target, state: str) -> None:
@@ -196,8 +198,8 @@ def wait_started(session: Session, target: Target, timeout_s: float) -> None:
         )
     session.out.detail(f"started after {time.monotonic() - began:.3f}s")
     if reached["state"] != "started":
-        machine = session.client.machines.get(target.app, target.id)
+        reason, hint = reason_of(session.client.machines.get(target.app, target.id))
         raise MachineFailed(
-            f"machine {target.typed} is {reached['state']}: {reason_of(machine) or 'its process has ended'}",
-            hint=f"see `{target.command('logs')}`",
+            f"machine {target.typed} is {reached['state']}: {reason or 'its process has ended'}",
+            hint=hint or f"see `{target.command('logs')}`",
         )
