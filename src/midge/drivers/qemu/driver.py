@@ -11,7 +11,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import shutil
 import time
@@ -19,14 +18,13 @@ from contextlib import AbstractAsyncContextManager
 from functools import partial
 from ipaddress import IPv4Address
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import structlog
 
-from midge import binaries
 from midge.cgroup import CgroupTree
-from midge.drivers import disks, shim, shim_files
 from midge.drivers import rundir as rundirs
+from midge.drivers import shim, shim_files
 from midge.drivers.base import (
     Capabilities,
     ExecRequest,
@@ -41,44 +39,23 @@ from midge.drivers.base import (
 from midge.drivers.configure import ENTROPY_BYTES, configure, guest_files
 from midge.drivers.guest_start import run_guest
 from midge.drivers.instance import Instance, exit_status
-from midge.drivers.qemu import accel, boot
-from midge.drivers.qemu.command import Acceleration, Hardware
-from midge.drivers.qemu.launch import Files
+from midge.drivers.qemu import boot
 from midge.drivers.qemu.links import MachineLinks
 from midge.drivers.qemu.settings import QemuSettings
 from midge.drivers.qemu.snapshot import Snapshots, What
-from midge.drivers.qemu.template import Recipe
-from midge.drivers.qemu.vm import NICE_WHILE_WARMING, Vm, VmMaker
-from midge.drivers.qemu.warm import SlotKey, WarmPool
+from midge.drivers.qemu.supply import DiskSource, Supply
+from midge.drivers.qemu.vm import Vm, VmMaker
 from midge.drivers.rundir import RunRecord
-from midge.drivers.templates import Template, TemplateStore
-from midge.errors import DriverError, MidgeError, NotRunning, NotSupported, SnapshotUnusable, chain
+from midge.errors import DriverError, MidgeError, NotRunning, SnapshotUnusable, chain
 from midge.guest import messages as m
 from midge.guest.channel import GuestChannel
 from midge.guest.errors import ChannelLost
-from midge.kernel.store import Kernel, KernelStore
-from midge.machine.spec import ExitStatus, MachineSpec, Shape
+from midge.machine.spec import ExitStatus, MachineSpec
 from midge.net.pool import NetPool
 
 GUEST_TIMEOUT_S = 30.0  # from restore to the process, on a loaded host under emulation
-SLOT_EXTRA_MB = 16  # private memory of a waiting QEMU and its shim beside the guest's
-
-# Outside the image, so that none of its programs runs unasked: the init itself, which says its version and ends. The
-# address is link-local and leads nowhere: the slot's namespace routes no address yet.
-WARM = m.Warm(
-    argv=("/init", "--version"),
-    read=("/bin/sh", "/bin/busybox"),
-    net=m.Net(mac="02:4d:00:00:00:01", addresses=("169.254.1.1/32",), gateway="169.254.0.1"),
-    keep=True,
-)
 
 _log = structlog.get_logger("midge.qemu")
-
-
-class DiskSource(Protocol):
-    """The driver's view of the image store."""
-
-    async def erofs(self, digest: str) -> Path: ...
 
 
 class QemuDriver:
@@ -94,140 +71,42 @@ class QemuDriver:
         self._net = net
         self._vms = VmMaker(settings, net, cgroups)
         self._links = MachineLinks(settings.rundir)
-        self._templates: TemplateStore[Recipe] = TemplateStore(
-            settings.templates, self._build_template, key_file=settings.seal_key
-        )
+        self._supply = Supply(settings, images=images, net=net, vms=self._vms)
+        self._pool = self._supply.pool
         self._snapshots = Snapshots(settings)
-        self._pool = WarmPool(
-            settings.pool,
-            make=self._make_slot,
-            remove=self._vms.remove,
-            cost_mb=self._slot_cost_mb,
-            available_ratio=available_ratio,
-        )
-        self._recipes: dict[str, Recipe] = {}
         self._instances: dict[str, Instance] = {}
         self._tasks: list[asyncio.Task[None]] = []
         # By machine: removals of what a suspended machine ran in. Whoever needs its address waits for them.
         self._removals: dict[str, asyncio.Task[None]] = {}
-        self._kernel: Kernel | None = None
-        self._qemu_version = ""
-        self.acceleration: Acceleration = "tcg"
-        self.acceleration_reason = ""
 
     @property
     def capabilities(self) -> Capabilities:
         return Capabilities(
-            isolation="vm", suspend="memory", network="tap", templates=True, acceleration=self.acceleration
+            isolation="vm",
+            suspend="memory",
+            network="tap",
+            templates=True,
+            acceleration=self._supply.acceleration,
         )
 
     async def open(self) -> None:
-        settings = self._settings
-        if shutil.which(settings.binary) is None:
-            raise NotSupported(
-                f"{settings.binary} is not installed", hint="apt-get install qemu-system-x86 (Debian, Ubuntu)"
-            )
-        for folder in settings.folders():
-            folder.mkdir(parents=True, exist_ok=True, mode=0o711)
-        self._qemu_version = await boot.qemu_version(settings.binary)
-        init = binaries.find("midge-init")
-        self._kernel = await KernelStore(settings.kernels).ensure(settings.kernel_flavour, init_binary=init)
-        wish = settings.acceleration
-        self.acceleration, self.acceleration_reason = await accel.choose(
-            wish, self._kernel.id, self._probe_kvm
-        )
+        await self._supply.open()
         self._tasks = [
             asyncio.create_task(self._pool.run(), name="warm slots"),
             asyncio.create_task(self._snapshots.run(), name="snapshots to disk"),
         ]
-        _log.info(
-            "qemu", acceleration=self.acceleration, why=self.acceleration_reason, kernel=self._kernel.version
-        )
 
     async def aclose(self) -> None:
         for task in self._tasks:
             task.cancel()
-        if self._tasks:
-            await asyncio.wait([*self._tasks, *self._removals.values()])
+        if ending := [*self._tasks, *self._removals.values()]:
+            await asyncio.wait(ending)
         for instance in self._instances.values():
             await instance.detach()
         self._instances.clear()
 
-    # ── ahead of a start ──────────────────────────────────────────────────────────────────────────────────────
-
-    def recipe(self, shape: Shape, acceleration: Acceleration | None = None) -> Recipe:
-        assert self._kernel is not None, "open() first"
-        chosen = acceleration or self.acceleration
-        return Recipe(
-            hardware=Hardware(shape=shape, acceleration=chosen, cpu_model=accel.CPU_MODELS[chosen]),
-            kernel=self._kernel,
-            qemu_version=self._qemu_version,
-            upper_mb=self._settings.rootfs_mb,
-        )
-
-    async def _build_template(self, recipe: Recipe, folder: Path) -> None:
-        await boot.build(self._settings, self._net, recipe, folder / "memory", folder / "state")
-
-    async def _probe_kvm(self) -> None:
-        async with asyncio.timeout(accel.PROBE_TIMEOUT_S):
-            await boot.probe(self._settings, self._net, self.recipe(Shape(), "kvm"))
-
     async def prepare(self, spec: MachineSpec) -> None:
-        await self._images.erofs(spec.image.digest)
-        await disks.blank_layer(self._settings.blanks, self._settings.rootfs_mb)
-        recipe = self.recipe(spec.shape)
-        await self._templates.ensure(recipe)
-        self._want(self._key(recipe, spec))
-
-    def _key(self, recipe: Recipe, spec: MachineSpec) -> SlotKey:
-        self._recipes[recipe.key] = recipe
-        return SlotKey(recipe.key, spec.image.digest)
-
-    def _slot_cost_mb(self, key: SlotKey) -> int:
-        return self._templates.resident_mb(key.template) + SLOT_EXTRA_MB
-
-    async def _make_slot(self, key: SlotKey) -> Vm:
-        """A guest that has walked the path of a start once, with the image in place, and stands still."""
-        recipe = self._recipes[key.template]
-        vm = await self._spawn(recipe, key.image)
-        if key.kind == "vmm":
-            return vm
-        self._vms.begin_restore(vm)
-        try:
-            vm.nice(NICE_WHILE_WARMING)
-            await vm.channel.hello(timeout_s=GUEST_TIMEOUT_S)
-            await vm.channel.warm(WARM, timeout_s=GUEST_TIMEOUT_S)
-            await vm.channel.quiesce(timeout_s=GUEST_TIMEOUT_S)
-            await vm.vmm.qmp.execute("stop")
-            vm.nice(0)
-        except BaseException:
-            await vm.channel.aclose()
-            vm.vmm.process.kill()
-            await self._vms.remove(vm.name)
-            vm.vmm.process.release()
-            raise
-        return vm
-
-    async def _spawn(self, recipe: Recipe, digest: str, log: Path | None = None) -> Vm:
-        lower = await self._images.erofs(digest)
-        blank = await disks.blank_layer(self._settings.blanks, self._settings.rootfs_mb)
-        template = await self._templates.ensure(recipe)
-        return await self._vms.spawn(recipe.hardware, partial(self._open_fresh, template, lower, blank), log)
-
-    def _open_fresh(
-        self, template: Template, lower: Path, blank: Path, stack: contextlib.ExitStack, name: str, uid: int
-    ) -> Files:
-        """Its own memory and writable disk, copied from template and blank layer."""
-        memory = disks.opened(stack, disks.create(self._vms.memory(name), uid))
-        disks.copy_sparse(disks.opened(stack, disks.read_only(template.memory)), memory)
-        upper = disks.opened(stack, disks.create(self._vms.layer(name), uid))
-        disks.copy_sparse(disks.opened(stack, disks.read_only(blank)), upper)
-        return Files(
-            memory=memory,
-            upper=upper,
-            lower=disks.opened(stack, disks.read_only(lower)),
-            state=disks.opened(stack, disks.read_only(template.state)),
-        )
+        await self._supply.prepare(spec)
 
     # ── start ─────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -242,10 +121,7 @@ class QemuDriver:
             self._pool.end_start()
 
     async def _start(self, spec: MachineSpec, trace: Trace) -> Handle:
-        recipe = self.recipe(spec.shape)
-        key = self._key(recipe, spec)
-        vm, phase = await self._waiting_or_new(recipe, key, Path(spec.log_path))
-        self._want(key)
+        vm, phase = await self._supply.take(spec)
         trace.mark(phase)
         try:
             await self._claim(vm, spec)
@@ -256,26 +132,6 @@ class QemuDriver:
             await self._abandon(vm, spec.machine_id)
             raise
         return self._running(vm, spec)
-
-    async def _waiting_or_new(self, recipe: Recipe, key: SlotKey, log: Path) -> tuple[Vm, str]:
-        """A VM whose guest runs or is about to, by the shortest way there is, and the way's name."""
-        vm = self._pool.take(key)
-        if vm is not None:
-            vm.vmm.qmp.post("cont")
-            vm.channel.set_log(log)
-            return vm, "slot"
-        vm = self._pool.take(key.as_vmm())
-        if vm is None:
-            vm = await self._spawn(recipe, key.image, log)
-        else:
-            vm.channel.set_log(log)
-        self._vms.begin_restore(vm)
-        return vm, "restore"
-
-    def _want(self, key: SlotKey) -> None:
-        """A waiting VMM first: it is quickly made."""
-        self._pool.want(key)
-        self._pool.want(key.as_vmm())
 
     async def _claim(self, vm: Vm, spec: MachineSpec) -> None:
         """Writes down whose VM this is, then gives it the machine's address."""
@@ -393,7 +249,7 @@ class QemuDriver:
         name = self._links.find(spec.machine_id)
         if name is None:
             raise NotRunning(f"machine {spec.machine_id} does not run here")
-        recipe = self.recipe(spec.shape)
+        recipe = self._supply.recipe(spec.shape)
         memory = self._vms.memory(name)
         what = What(template=recipe.key, image=spec.image.digest, start_id=handle.start_id)
         record = await self._snapshots.save(
@@ -431,7 +287,7 @@ class QemuDriver:
         adopted = await self._adopt_same(spec)
         if adopted is not None:
             return adopted
-        recipe = self.recipe(spec.shape)
+        recipe = self._supply.recipe(spec.shape)
         lower = await self._images.erofs(spec.image.digest)
         self._pool.begin_start()
         try:
@@ -508,7 +364,7 @@ class QemuDriver:
             await self._vms.remove(name)
             removed.append(name)
         removed += await self._vms.sweep(claimed)
-        removed += [*await self._snapshots.sweep(known), *await self._templates.sweep()]
+        removed += [*await self._snapshots.sweep(known), *await self._supply.templates.sweep()]
         return removed
 
 
@@ -521,13 +377,3 @@ def _address(spec: MachineSpec) -> IPv4Address:
 def _net(vm: Vm) -> m.Net:
     slot = vm.slot
     return m.Net(mac=slot.mac or "", addresses=(f"{slot.ip}/32",), gateway=str(slot.gateway), mtu=slot.mtu)
-
-
-def available_ratio() -> float:
-    """How much of the host's memory is available, 0 to 1."""
-    figures = {}
-    for line in Path("/proc/meminfo").read_text().splitlines():
-        name, _, rest = line.partition(":")
-        if name in ("MemTotal", "MemAvailable"):
-            figures[name] = int(rest.split()[0])
-    return figures["MemAvailable"] / figures["MemTotal"]
