@@ -138,6 +138,9 @@ class Owner:
         run, known_exit = self._adopted
         handle = self.machine.handle
         if run is not None:
+            if handle is not None and known_exit is not None:
+                # In case the run leads back to `started`: nothing runs any more.
+                self._early_exit = Exit(handle.start_id, known_exit)
             self._execute(run, known_exit)
         elif handle is not None and known_exit is not None:
             self._inbox.report(Exit(handle.start_id, known_exit))

@@ -42,7 +42,7 @@ from midge.drivers.instance import Instance, exit_status
 from midge.drivers.qemu import boot
 from midge.drivers.qemu.links import MachineLinks
 from midge.drivers.qemu.settings import QemuSettings
-from midge.drivers.qemu.snapshot import Snapshots, What
+from midge.drivers.qemu.snapshot import Snapshots, What, run_on
 from midge.drivers.qemu.supply import DiskSource, Supply
 from midge.drivers.qemu.vm import Vm, VmMaker
 from midge.drivers.rundir import RunRecord
@@ -197,6 +197,8 @@ class QemuDriver:
         found = shim_files.read_state(rundir)
         if not found.shim_alive or found.exit is not None:
             return None
+        if not await run_on(rundir):
+            return None
         channel = None
         try:
             channel = await shim.attach(rundir)
@@ -286,6 +288,9 @@ class QemuDriver:
     async def resume(self, spec: MachineSpec, snapshot: dict[str, Any], trace: Trace) -> Handle:
         adopted = await self._adopt_same(spec)
         if adopted is not None:
+            # It runs, but the worker may have died before it was told the time.
+            await self._tell_time(self._instances[spec.machine_id].channel)
+            await self._snapshots.consumed(spec.machine_id)
             return adopted
         recipe = self._supply.recipe(spec.shape)
         lower = await self._images.erofs(spec.image.digest)
@@ -318,8 +323,10 @@ class QemuDriver:
         """After a resume: new session, right clock, fresh entropy. Name and addresses are its own already."""
         async with asyncio.timeout(GUEST_TIMEOUT_S):
             await vm.channel.hello()
-            resume = m.Resume(wall_clock_ns=time.time_ns(), entropy=os.urandom(ENTROPY_BYTES))
-            await vm.channel.resume(resume)
+            await self._tell_time(vm.channel)
+
+    async def _tell_time(self, channel: GuestChannel) -> None:
+        await channel.resume(m.Resume(wall_clock_ns=time.time_ns(), entropy=os.urandom(ENTROPY_BYTES)))
 
     async def discard_snapshot(self, machine_id: str, snapshot: dict[str, Any]) -> None:
         await self._snapshots.discard(machine_id)

@@ -80,6 +80,7 @@ class WarmPool:
         self._cost_mb = cost_mb
         self._available_ratio = available_ratio
         self._ready: dict[SlotKey, list[Vm]] = {}
+        self._dead: list[Vm] = []
         self._wanted: OrderedDict[SlotKey, None] = OrderedDict()
         self._wake = asyncio.Event()
         self._starts = 0
@@ -103,17 +104,20 @@ class WarmPool:
         self._wake.set()
 
     def take(self, key: SlotKey) -> Vm | None:
-        """A waiting guest, or None. Never waits."""
-        slots = self._ready.get(key)
-        if not slots:
-            self.misses += 1
-            return None
-        self.hits += 1
-        vm = slots.pop()
-        if not slots:
-            del self._ready[key]
-        self._wake.set()
-        return vm
+        """A waiting guest that is still alive, or None. Never waits."""
+        slots = self._ready.pop(key, [])
+        while slots:
+            vm = slots.pop()
+            self._wake.set()
+            if not vm.channel.is_open:
+                self._dead.append(vm)  # killed by somebody; the keeper clears it away
+                continue
+            if slots:
+                self._ready[key] = slots
+            self.hits += 1
+            return vm
+        self.misses += 1
+        return None
 
     def begin_start(self) -> None:
         """A start is under way: the keeper keeps still."""
@@ -128,7 +132,7 @@ class WarmPool:
         return {"ready": self._count(), "hits": self.hits, "misses": self.misses, "keys": len(self._wanted)}
 
     def names(self) -> set[str]:
-        return {vm.name for slots in self._ready.values() for vm in slots}
+        return {vm.name for slots in [*self._ready.values(), self._dead] for vm in slots}
 
     async def run(self) -> None:
         """Keeps the wanted keys filled until cancelled; then gives all slots up."""
@@ -136,6 +140,9 @@ class WarmPool:
             while True:
                 await self._quiet()
                 self._wake.clear()
+                if self._dead:
+                    await self._end(self._dead.pop())
+                    continue
                 surplus = self._surplus()
                 if surplus is not None:
                     await self._give_up(surplus)
@@ -146,7 +153,7 @@ class WarmPool:
                     continue
                 await self._fill(key)
         finally:
-            waiting = [vm for slots in self._ready.values() for vm in slots]
+            waiting = [*self._dead, *(vm for slots in self._ready.values() for vm in slots)]
             self._ready.clear()
             for vm in waiting:
                 await self._end(vm)

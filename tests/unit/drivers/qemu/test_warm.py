@@ -23,6 +23,7 @@ A, B, C = (SlotKey("t", name) for name in "abc")
 class FakeVm:
     name: str
     key: SlotKey
+    is_open: bool = True
 
     @property
     def vmm(self) -> Any:
@@ -205,3 +206,13 @@ async def test_keys_have_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
         for index in range(10):
             slots.want(SlotKey("t", str(index)))
         assert slots.statistics()["keys"] == 3
+
+
+async def test_a_dead_slot_is_not_handed_out_and_is_cleared_away() -> None:
+    host = Host()
+    async with pool(host) as slots:
+        slots.want(A)
+        await until(lambda: slots.names() == {"a1"})
+        slots._ready[A][0].is_open = False  # type: ignore[attr-defined]  # a FakeVm
+        assert slots.take(A) is None
+        await until(lambda: host.removed == ["a1"] and slots.names() == {"a2"})
