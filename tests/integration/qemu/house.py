@@ -1,0 +1,310 @@
+"""A whole host on temporary directories: real virtual machines under software emulation, one worker, restartable.
+
+Everything lies under one folder on tmpfs, and everything Midge makes outside it carries the instance's tag, so that
+`picture` sees all of it and nothing of others.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import shutil
+import statistics
+import time
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+from midge.drivers.base import ExecRequest
+from midge.drivers.qemu.driver import QemuDriver
+from midge.drivers.qemu.pool_settings import PoolSettings
+from midge.drivers.seal import host_key
+from midge.drivers.shim_files import read_state
+from midge.images.store import ImageStore
+from midge.kernel.store import default_root
+from midge.net.naming import instance_tag
+from midge.sys.leaks import HostState, diff, snapshot
+from midge.testing.images import build_layout, busybox_files
+from midge.testing.worker import create_request
+from midge.worker.build import HostSettings, open_host
+from midge.worker.host import EventView
+from midge.worker.local import LocalHost
+from tests.contract.drivers.kit import _reap_zombies, eventually
+
+DEADLINE_S = 60.0  # for anything that is waited for: emulated guests on a busy host
+CHUNK_BYTES = 4 * 1024 * 1024
+TAG = "midge/fork:latest"
+IDLE = "exec sleep 1000000"
+# Templates, images and logs are kept on purpose; a running worker's database has files that come and go.
+KEPT = {"templates", "blanks", "images", "logs"}
+
+_log = logging.getLogger("figures")
+
+
+class House:
+    """A host that can be closed and opened again on the same folders. `host` is its face, `driver` what is behind it.
+
+    Args:
+        home: the folder; on tmpfs.
+        templates: shared with other houses, so that not each has to boot a kernel; None for its own.
+    """
+
+    def __init__(self, home: Path, *, templates: Path | None = None, warm: int = 0) -> None:
+        self.home = home
+        self.data = home / "data"
+        self.data.mkdir(exist_ok=True)
+        if templates is not None and not (self.data / "templates").exists():
+            (self.data / "templates").symlink_to(templates)
+            _share_key(templates, self.data / "seal.key")
+        for folder in (home / "run", home / "memory"):
+            folder.mkdir(exist_ok=True)
+        self.settings = settings(home, warm)
+        self.tag = instance_tag(self.data)
+        self._stack = AsyncExitStack()
+        self.host: LocalHost
+        self.images: ImageStore
+
+    async def open(self) -> None:
+        self.host, self.images = await self._stack.enter_async_context(open_host(self.settings))
+        if not self.images.find(TAG):
+            await self.images.import_path(_image(self.home / "layout"))
+
+    async def aclose(self) -> None:
+        await self._stack.aclose()
+
+    async def reopen(self) -> None:
+        """The worker ends, and the next one begins on what it left."""
+        await self.aclose()
+        await self.open()
+
+    async def end(self) -> None:
+        """Destroys every machine and closes."""
+        for machine in self.host.list():
+            await self.destroy(machine.id)
+        await self.aclose()
+
+    @property
+    def driver(self) -> QemuDriver:
+        driver = self.host._worker.parts.driver
+        assert isinstance(driver, QemuDriver)
+        return driver
+
+    # ── machines ──────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def create(self, script: str = IDLE, *, memory_mb: int = 256, **config: Any) -> str:
+        """A machine that runs a shell script once it is started, and is not restarted when that ends."""
+        config.setdefault("init", {"exec": ["/bin/sh", "-c", script]})
+        request = create_request(
+            image=TAG,
+            skip_launch=True,
+            guest={"cpus": 1, "memory_mb": memory_mb},
+            restart={"policy": "no"},
+            **config,
+        )
+        view = await self.host.create(request)
+        await self.reach(view.id, "created")
+        return view.id
+
+    async def run(self, script: str = IDLE, **config: Any) -> str:
+        """The same, started."""
+        machine = await self.create(script, **config)
+        await self.start(machine)
+        return machine
+
+    async def start(self, machine: str) -> dict[str, Any]:
+        """Starts or resumes; what the start event says."""
+        await self.host.start(machine)
+        await self.reach(machine, "started", "stopped")
+        return self.start_event(machine)
+
+    async def suspend(self, machine: str) -> None:
+        await self.host.suspend(machine)
+        await self.reach(machine, "suspended")
+
+    async def stop(self, machine: str) -> None:
+        await self.host.stop(machine)
+        await self.reach(machine, "stopped")
+
+    async def destroy(self, machine: str) -> None:
+        await self.host.destroy(machine, force=True)
+        await self.reach(machine, "destroyed")
+
+    async def reach(self, machine: str, *states: str) -> str:
+        """Waits for one of the states; what else it is in after DEADLINE_S, the events tell."""
+        try:
+            return (await self.host.wait(machine, states=states, timeout_s=DEADLINE_S)).state
+        except Exception as error:
+            events = [(e.type, e.status, e.request) for e in self.host.events(machine, 5)]
+            raise AssertionError(f"{machine} is {self.state(machine)}, not {states}: {events}") from error
+
+    def state(self, machine: str) -> str:
+        return self.host.get(machine).state
+
+    def events(self, machine: str) -> list[EventView]:
+        """Newest first."""
+        return list(self.host.events(machine, 50))
+
+    def start_event(self, machine: str) -> dict[str, Any]:
+        """What the latest start said of itself: `resumed`, and `note` where that is no surprise."""
+        for event in self.events(machine):
+            if event.status == "started" and event.request is not None:
+                return dict(event.request)
+        raise AssertionError(f"{machine} was never started: {self.events(machine)}")
+
+    def phases(self, machine: str) -> dict[str, float]:
+        """Of the latest start: ends of its phases, in milliseconds."""
+        return dict(self.host.phases(machine, 1)[0]["phases"])
+
+    # ── inside ────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def sh(self, machine: str, script: str, stdin: bytes = b"") -> str:
+        """Output of a script that must succeed."""
+        return (await self.sh_bytes(machine, script, stdin)).decode()
+
+    async def sh_bytes(self, machine: str, script: str, stdin: bytes = b"") -> bytes:
+        output = bytearray()
+        request = ExecRequest(argv=["/bin/sh", "-c", script], stdin=bool(stdin))
+        async with asyncio.timeout(DEADLINE_S), self.host.exec(machine, request) as session:
+            if stdin:
+                await session.write_stdin(stdin)
+                await session.close_stdin()
+            async for _, data in session.output():
+                output += data
+            ended = await session.wait()
+        assert ended.exit_code == 0, f"{script!r}: exit code {ended.exit_code}: {bytes(output[-500:])!r}"
+        return bytes(output)
+
+    def said(self, machine: str) -> list[str]:
+        """Lines the machine's process has written."""
+        path = self.data / "logs" / machine / "output.log"
+        if not path.exists():
+            return []
+        return [line.split(" ", 3)[3] for line in path.read_text().splitlines() if line.count(" ") >= 3]
+
+    async def line(self, machine: str, prefix: str) -> str:
+        """The latest line of the log that begins so, without the beginning; waits for the first."""
+        await eventually(lambda: any(s.startswith(prefix) for s in self.said(machine)), f"line {prefix!r}")
+        return [s.removeprefix(prefix) for s in self.said(machine) if s.startswith(prefix)][-1]
+
+    # ── on the host ───────────────────────────────────────────────────────────────────────────────────────────
+
+    def vm(self, machine: str) -> str:
+        """Name of the VM the machine runs in."""
+        name = self.driver._links.find(machine)
+        assert name is not None, f"{machine} has no VM"
+        return name
+
+    def process(self, vm: str) -> tuple[int, int]:
+        """Process ids of shim and QEMU."""
+        record = read_state(self.home / "run" / "m" / vm).record
+        assert record is not None
+        return record.shim_pid, record.child_pid
+
+    def saved(self, machine: str) -> Path:
+        """Where the snapshot of a suspended machine lies."""
+        return self.data / "machines" / machine / "suspend"
+
+    def hot(self, machine: str) -> Path:
+        """The memory of a suspended machine before it is on disk."""
+        return self.home / "memory" / f"suspended-{machine}"
+
+    async def on_disk(self, machine: str) -> None:
+        """Waits until a suspended machine's memory has left the memory of the host."""
+        await eventually(
+            lambda: not self.hot(machine).exists() and (self.saved(machine) / "seal").exists(),
+            "memory on disk",
+        )
+
+    async def warm(self) -> None:
+        """Waits until a guest waits: restored, warmed, paused."""
+        await eventually(lambda: any(key.kind == "guest" for key in self.driver._pool._ready), "a warm slot")
+
+    def slots(self) -> set[str]:
+        """Names of the warm VMs that wait."""
+        return self.driver._pool.names()
+
+    def picture(self) -> HostState:
+        """What exists on this host of this house. Not counted: what waits in the pool of network slots."""
+        _reap_zombies()
+        folders = [self.home / "run", self.home / "memory", self.data / "layers", self.data / "machines"]
+        return snapshot([self.tag, str(self.home)], [folder for folder in folders if folder.exists()])
+
+    async def assert_nothing_left_since(self, before: HostState) -> None:
+        await eventually(lambda: not self.left(before), lambda: f"left: {self.left(before)}")
+
+    def left(self, before: HostState) -> list[str]:
+        """New things, but for ready network slots: the pool holds as many as before, under other numbers."""
+        kinds = ("netns:", "mount:", "interface:", "route:", "descriptor:")
+        after = self.picture()
+        new = [thing for thing in diff(before, after) if not thing.startswith(kinds)]
+        for kind in ("netns", "mount", "interface"):
+            grown = len(getattr(after, kind)) - len(getattr(before, kind))
+            if grown > 0:
+                new.append(f"{kind}: {grown} more than before")
+        return new
+
+
+def _share_key(templates: Path, path: Path) -> None:
+    """Templates are under a host's seal: houses that share them are one host to them."""
+    key = templates.with_name(f"{templates.name}.key")
+    host_key(key)
+    shutil.copy2(key, path)
+
+
+def _image(dest: Path) -> Path:
+    """busybox, and a machine-id as careless images carry it: the same for all."""
+    files = busybox_files() | {"etc/machine-id": "0123456789abcdef0123456789abcdef\n"}
+    return build_layout(dest, layers=[files], tag=TAG, cmd=["/bin/sh"], env=["PATH=/usr/bin:/bin"])
+
+
+def settings(home: Path, warm: int) -> HostSettings:
+    return HostSettings(
+        data_dir=home / "data",
+        run_dir=home / "run",
+        memory_dir=home / "memory",
+        kernels_dir=default_root(),
+        driver="qemu",
+        acceleration="tcg",
+        kernel="auto",
+        warm=PoolSettings(slots_max=warm, per_key=1),
+    )
+
+
+def figure(name: str, values_ms: list[float]) -> None:
+    """Leaves a measured value in the log of the test run."""
+    p50 = statistics.median(values_ms)
+    _log.info(
+        "%s: p50 %.0f ms, max %.0f ms, n=%d, load %.1f",
+        name,
+        p50,
+        max(values_ms),
+        len(values_ms),
+        os.getloadavg()[0],
+    )
+
+
+def elapsed_ms(since_s: float) -> float:
+    return (time.perf_counter() - since_s) * 1000
+
+
+def rounds(default: int) -> int:
+    """How often something is repeated: MIDGE_ROUNDS or the default."""
+    return int(os.environ.get("MIDGE_ROUNDS", default))
+
+
+def holds(path: Path, word: bytes) -> bool:
+    """Whether the data of a file, holes left out, contains these bytes."""
+    with path.open("rb") as file:
+        position, size, tail = 0, path.stat().st_size, b""
+        while position < size:
+            try:
+                start = os.lseek(file.fileno(), position, os.SEEK_DATA)
+            except OSError:  # ENXIO: nothing but a hole is left
+                return False
+            tail = tail if start == position else b""
+            data = os.pread(file.fileno(), CHUNK_BYTES, start)
+            if word in tail + data:
+                return True
+            position, tail = start + len(data), data[-len(word) :]
+    return False

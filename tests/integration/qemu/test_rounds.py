@@ -1,0 +1,136 @@
+"""Again and again: what is in memory and on disk stays whole, and the host stays clean."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import random
+import time
+
+import pytest
+
+from tests.integration.qemu.house import House, elapsed_ms, figure, rounds
+
+pytestmark = [pytest.mark.anyio, pytest.mark.slow, pytest.mark.vm, pytest.mark.root, pytest.mark.timeout(900)]
+
+SUSPENDS, SUSPENDS_MIN = 100, 20  # MIDGE_ROUNDS asks for a number; without it time sets the end
+TIME_S = 90.0
+STARTS = 30
+BUFFER_BYTES = 64 * 1024 * 1024
+BLOCK_BYTES = 4096
+FULL_CHECK_EVERY = 5  # rounds from one checksum of everything to the next: emulation is slow at that
+BUFFER = "/dev/shm/buffer"
+
+
+async def test_memory_and_files_are_intact_over_many_suspends(house: House) -> None:
+    machine = await house.run()
+    # Made inside, fetched once; from then on the host knows what must be in it.
+    await house.sh(machine, f"dd if=/dev/urandom of={BUFFER} bs=1M count=64 2>/dev/null; mkdir /kept")
+    expected = bytearray(await house.sh_bytes(machine, f"cat {BUFFER}"))
+    assert len(expected) == BUFFER_BYTES
+    files: dict[str, str] = {}
+    suspend_ms, resume_ms = [], []
+    wanted, begun = rounds(0), time.monotonic()
+    number = 0
+    while number < (wanted or SUSPENDS):
+        if not wanted and number >= SUSPENDS_MIN and time.monotonic() - begun > TIME_S:
+            break
+        number += 1
+        await _change(house, machine, number, expected, files)
+        at = time.perf_counter()
+        await house.suspend(machine)
+        suspend_ms.append(elapsed_ms(at))
+        if number % 3 == 0:  # some from the disk, most from memory
+            await house.on_disk(machine)
+        at = time.perf_counter()
+        assert await house.start(machine) == {"resumed": True}
+        await house.sh(machine, "true")
+        resume_ms.append(elapsed_ms(at))
+        await _check_files(house, machine, files)
+        if number % FULL_CHECK_EVERY == 0:
+            await _check_buffer(house, machine, expected)
+    await _check_buffer(house, machine, expected)
+    assert (
+        "error" not in (await house.sh(machine, "dmesg | grep -i 'ext4\\|erofs\\|corrupt' || true")).lower()
+    )
+    figure("suspend, in rounds", suspend_ms)
+    figure("resume to exec, in rounds", resume_ms)
+    await house.destroy(machine)
+
+
+async def _change(
+    house: House, machine: str, number: int, expected: bytearray, files: dict[str, str]
+) -> None:
+    """One block of the buffer, one new file, and one file that is there already."""
+    block = random.randbytes(BLOCK_BYTES)
+    at = random.randrange(BUFFER_BYTES // BLOCK_BYTES)
+    await house.sh(
+        machine, f"dd of={BUFFER} bs={BLOCK_BYTES} seek={at} conv=notrunc 2>/dev/null", stdin=block
+    )
+    expected[at * BLOCK_BYTES : (at + 1) * BLOCK_BYTES] = block
+    files[f"/kept/{number}"] = f"round {number}"
+    files["/kept/latest"] = f"{number}"
+    script = f"echo 'round {number}' > /kept/{number}; echo {number} > /kept/latest"
+    await house.sh(machine, script + ("; sync; echo 3 > /proc/sys/vm/drop_caches" if number % 4 == 0 else ""))
+
+
+async def _check_files(house: House, machine: str, files: dict[str, str]) -> None:
+    output = await house.sh(machine, "cd /kept; for f in *; do echo /kept/$f=$(cat $f); done")
+    assert dict(line.split("=") for line in output.splitlines()) == files
+
+
+async def _check_buffer(house: House, machine: str, expected: bytearray) -> None:
+    digest = (await house.sh(machine, f"md5sum {BUFFER}")).split()[0]
+    assert digest == hashlib.md5(expected, usedforsecurity=False).hexdigest()
+
+
+@pytest.mark.parametrize("warm", [False, True])
+async def test_starts_and_stops_leave_nothing_behind(house: House, warm_house: House, warm: bool) -> None:
+    here = warm_house if warm else house
+    machine = await here.create()
+    if warm:
+        await here.warm()
+    await here.start(machine)
+    await here.stop(machine)
+    await _settled(here, warm)
+    before = here.picture()
+    start_ms = []
+    for number in range(rounds(STARTS)):
+        if warm and number % 2:
+            await here.warm()
+        at = time.perf_counter()
+        await here.start(machine)
+        if not warm or "slot" in here.phases(machine):
+            start_ms.append(elapsed_ms(at))
+        await here.stop(machine)
+    figure("start, warm" if warm else "start, from template", start_ms)
+    if not warm:
+        await here.assert_nothing_left_since(before)
+    await _settled(here, warm)
+    after = here.picture()
+    for kind in (
+        "process",
+        "netns",
+        "mount",
+        "interface",
+        "cgroup",
+        "nftables",
+        "route",
+        "file",
+        "descriptor",
+    ):
+        was, now = getattr(before, kind), getattr(after, kind)
+        assert len(now) <= len(was), (kind, sorted(now - was))
+    await here.destroy(machine)
+
+
+async def _settled(house: House, warm: bool) -> None:
+    """Until the pools are as full as they get."""
+    if warm:
+        await house.warm()
+    last, same = -1, 0
+    while same < 5:
+        await asyncio.sleep(0.1)
+        picture = house.picture()
+        count = len(picture.netns) + len(picture.process) + len(picture.file)
+        same, last = (same + 1, last) if count == last else (0, count)
