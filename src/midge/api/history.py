@@ -46,7 +46,8 @@ class ListenSocket(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class ProcessStat(msgspec.Struct, kw_only=True, frozen=True):
-    """`rss` in bytes, times in seconds, `cpu` in percent."""
+    """`stime` (when it began, since 1970), `rtime` (for how long it runs) and `cpu` (processor time) in milliseconds,
+    `rss` in bytes."""
 
     pid: int
     stime: int = 0

@@ -60,9 +60,17 @@ class Root(Group):
 
 
 def _report(error: Exception, session: Session, *, remote: bool) -> int:
+    error = alone(error)
     exit_code = exits.of(decisive(error), remote=remote)
     show(error, exit_code, session.out)
     return exit_code
+
+
+def alone(error: Exception) -> Exception:
+    """What a task group raises says nothing; the error inside does, when there is one only."""
+    while isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error
 
 
 def _usage_error(error: click.ClickException, session: Session) -> int:

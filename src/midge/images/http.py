@@ -105,7 +105,7 @@ class RegistryHttp:
             RegistryUnavailable: no connection, a timeout, or the registry answers with an error of its own.
         """
         url = f"{self.base(registry)}/v2/{repository}/{path}"
-        what = f"{registry}/{repository}"
+        what = _subject(registry, repository, path)
         try:
             response = await self._authenticated(registry, repository, url, headers)
             try:
@@ -267,6 +267,14 @@ def _same_origin(one: str, other: str) -> bool:
         b.host,
         b.port or default.get(b.scheme),
     )
+
+
+def _subject(registry: str, repository: str, path: str) -> str:
+    """What a request is about, as people write it: the repository, with the tag or digest that is asked for."""
+    kind, _, version = path.partition("/")
+    separator = "@" if ":" in version else ":"
+    wanted = f"{separator}{version}" if kind in ("manifests", "blobs") and version else ""
+    return f"{registry}/{repository}{wanted}"
 
 
 def _raise_for_status(response: httpx2.Response, what: str) -> None:

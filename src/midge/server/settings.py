@@ -10,6 +10,7 @@ import difflib
 import os
 import tomllib
 from collections.abc import Mapping
+from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
 
@@ -197,11 +198,22 @@ def check(settings: Settings) -> None:
         path = getattr(settings, name)
         if path and not os.access(path, os.R_OK):
             raise InvalidInput(f"{name}: {path} cannot be read")
+    if settings.subnet != "auto":
+        _check_subnet(settings.subnet)
     if not is_loopback(host) and not settings.tls_cert and not settings.allow_plaintext_listen:
         raise InvalidInput(
             f"listen: {settings.listen} can be reached from other hosts, and tokens would cross the network readably",
             hint="set tls_cert and tls_key, or say --allow-plaintext-listen",
         )
+
+
+def _check_subnet(text: str) -> None:
+    try:
+        IPv4Network(text)
+    except ValueError as error:
+        raise InvalidInput(
+            f"subnet: {text!r} is no IPv4 network: {error}", hint='"auto", or for example 10.61.0.0/16'
+        ) from error
 
 
 def parse_listen(text: str) -> tuple[str, int]:

@@ -11,6 +11,7 @@ import pytest
 from midge import errors
 from midge.cli import exits
 from midge.cli.failure import Failed, doing
+from midge.cli.main import alone
 from midge.client.failures import ApiError, TransportError, WaitTimeout
 from tests.unit.cli.conftest import MACHINE, FakeServer
 
@@ -163,3 +164,11 @@ def test_causes_are_named_and_the_deepest_hint_is_found() -> None:
     with pytest.raises(Failed, match="cannot sing") as raised, doing("sing"):
         raise Odd("no voice", hint="drink tea")
     assert isinstance(raised.value.__cause__, Odd)
+
+
+def test_a_group_of_one_error_is_that_error() -> None:
+    inner = errors.NotSupported("no such driver", hint="take another")
+    group = ExceptionGroup("tasks", [ExceptionGroup("more tasks", [inner])])
+    assert alone(group) is inner
+    both = ExceptionGroup("tasks", [inner, ValueError("x")])
+    assert alone(both) is both

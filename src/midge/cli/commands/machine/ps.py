@@ -26,7 +26,7 @@ def ps(session: Session, machine: str, app: str) -> None:
         rows = [
             [
                 str(process["pid"]),
-                f"{process.get('cpu', 0)}%",
+                f"{process.get('cpu', 0) / 1000:.2f}s",
                 text.size(process.get("rss", 0)),
                 " ".join(f"{s['proto']}:{s['address']}" for s in process.get("listen_sockets") or []),
                 process.get("command", ""),
