@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import shutil
 import time
@@ -104,6 +105,8 @@ class QemuDriver:
         for instance in self._instances.values():
             await instance.detach()
         self._instances.clear()
+        with contextlib.suppress(OSError):  # machines that run, or wait to be copied to disk, keep it
+            self._settings.memory_dir.rmdir()
 
     async def prepare(self, spec: MachineSpec) -> None:
         await self._supply.prepare(spec)
