@@ -90,6 +90,8 @@ def lab() -> Iterator[Lab]:
         run_ip("link", "add", "up0", "type", "veth", "peer", "name", "out0", "netns", outside)
         run_ip("-n", outside, "-batch", "-", script=OUTSIDE_SETUP)
         run_ip("-batch", "-", script=HOST_SETUP)
+        # A new namespace begins with the host's settings, and a Midge that runs there has turned it on.
+        Path("/proc/sys/net/ipv4/ip_forward").write_text("0")
         with NetlinkSocket.open() as host:
             rtnl.wait_until_operational(host, socket.if_nametoindex("up0"))
         with netns.entered(netns.path_of(outside)), NetlinkSocket.open() as far:
