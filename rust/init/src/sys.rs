@@ -143,6 +143,12 @@ pub fn signal_set(signals: &[c_int]) -> libc::sigset_t {
     }
 }
 
+/// The last signal of Linux on every architecture we build for; one bit each makes the size of a set.
+const SIGNAL_MAX: c_int = 64;
+const SIGSET_BYTES: usize = 8;
+/// Handler, flags, restorer (where there is one) and mask.
+const SIGACTION_WORDS: usize = 4;
+
 /// Blocks every signal and gives all of them their default action, which children then inherit.
 pub fn take_over_signals() {
     // SAFETY: a filled set and a zeroed action (SIG_DFL) are valid; signals that cannot be changed are refused.
@@ -150,9 +156,10 @@ pub fn take_over_signals() {
         let mut all = MaybeUninit::uninit();
         libc::sigfillset(all.as_mut_ptr());
         libc::sigprocmask(libc::SIG_SETMASK, all.as_ptr(), ptr::null_mut());
-        let default: libc::sigaction = std::mem::zeroed();
-        for signal in 1..libc::SIGRTMAX() {
-            libc::sigaction(signal, &raw const default, ptr::null_mut());
+        // The kernel's own form, not the library's, which refuses the signals it keeps for itself (32 to 34).
+        let default = [0_u64; SIGACTION_WORDS];
+        for signal in 1..=SIGNAL_MAX {
+            libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), ptr::null::<u64>(), SIGSET_BYTES);
         }
     }
 }

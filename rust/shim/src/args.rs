@@ -167,10 +167,13 @@ fn number<T: FromStr>(flag: &str, value: &str) -> Result<T, String> {
     value.parse().map_err(|_| format!("{flag}: {value} is no number in range"))
 }
 
+/// Highest number a descriptor can have: Linux allows a process no more (`fs.nr_open`) unless told to.
+const DESCRIPTOR_MAX: RawFd = 1_048_575;
+
 fn descriptor(flag: &str, value: &str) -> Result<RawFd, String> {
     match number(flag, value)? {
-        fd @ 3..=1023 => Ok(fd),
-        _ => Err(format!("{flag}: descriptors go from 3 to 1023")),
+        fd @ 3..=DESCRIPTOR_MAX => Ok(fd),
+        _ => Err(format!("{flag}: descriptors go from 3 to {DESCRIPTOR_MAX}")),
     }
 }
 

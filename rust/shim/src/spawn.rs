@@ -11,7 +11,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use crate::args::Args;
-use crate::sys::check;
+use crate::sys::{self, check};
 
 /// Most bytes of a message from the child about a step that failed.
 const MESSAGE_MAX: u64 = 1_024;
@@ -88,13 +88,14 @@ fn enter(
     if let Some(score) = args.oom_score {
         std::fs::write("/proc/self/oom_score_adj", score.to_string()).map_err(step("oom_score_adj"))?;
     }
+    wire(args, wiring, tap, writer).map_err(step("descriptors"))?;
+    // After the wiring, which needs numbers above those in use, and they may lie above the limit.
     if let Some(limit) = args.nofile {
         let limit = libc::rlimit { rlim_cur: limit, rlim_max: limit };
         // SAFETY: `limit` lives through the call.
         check(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) })
             .map_err(step("setrlimit"))?;
     }
-    wire(args, wiring, tap, writer).map_err(step("descriptors"))?;
     drop_rights(args).map_err(step("setuid"))?;
     // SAFETY: no pointers; dispositions and mask go back to what a program expects.
     unsafe {
@@ -109,10 +110,8 @@ fn enter(
             }
         }
         libc::umask(umask);
-        // What the shim ignores, and what a worker had ignored; SIGKILL and SIGSTOP refuse, which is as well.
-        for signal in 1..=libc::SIGSYS {
-            libc::signal(signal, libc::SIG_DFL);
-        }
+        // What the shim ignores, and what a worker had ignored.
+        sys::default_signals();
         let mut set = std::mem::zeroed();
         libc::sigemptyset(&raw mut set);
         check(libc::sigprocmask(libc::SIG_SETMASK, &raw const set, std::ptr::null_mut()))
@@ -129,8 +128,7 @@ fn wire(args: &Args, wiring: &Wiring, tap: Option<File>, writer: &mut File) -> i
     let output = wiring.output.as_raw_fd();
     let wanted: Vec<(RawFd, RawFd)> =
         [(1, output), (2, output)].into_iter().chain(channel).chain(tap).collect();
-    let numbers = wanted.iter().map(|(number, _)| *number).chain(args.pass_fds.iter().copied());
-    let above = numbers.max().unwrap_or(2) + 1;
+    let above = wanted.iter().map(|(number, _)| *number).max().unwrap_or(2) + 1;
     // SAFETY: descriptors are moved and copied by number; those replaced belong to this process alone.
     unsafe {
         let lift = |fd: RawFd| check(libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, above));

@@ -74,6 +74,25 @@ pub fn sigchld_fd() -> io::Result<OwnedFd> {
     }
 }
 
+/// The last signal of Linux on every architecture we build for; one bit each makes the size of a set.
+const SIGNAL_MAX: libc::c_int = 64;
+const SIGSET_BYTES: usize = 8;
+/// Handler, flags, restorer (where there is one) and mask.
+const SIGACTION_WORDS: usize = 4;
+
+/// Gives every signal its default action; SIGKILL and SIGSTOP refuse, which is as well.
+pub fn default_signals() {
+    // The kernel's own form, not the library's, which refuses the signals it keeps for itself (32 to 34).
+    let default = [0_u64; SIGACTION_WORDS];
+    for signal in 1..=SIGNAL_MAX {
+        // SAFETY: all zero is the default action, in an array as large as the structure; nothing is written.
+        unsafe {
+            let nothing = std::ptr::null::<u64>();
+            libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), nothing, SIGSET_BYTES);
+        }
+    }
+}
+
 /// Ignores what would end the shim by the way: only SIGKILL does.
 pub fn ignore_signals() {
     for signal in [libc::SIGHUP, libc::SIGPIPE, libc::SIGINT, libc::SIGTERM, libc::SIGQUIT] {

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import signal
 import sys
 from collections.abc import Callable
@@ -35,8 +36,20 @@ def run(
     """`serve` in an event loop of its own; returns the exit status."""
     logging.configure(settings)
     sys.setswitchinterval(SWITCH_INTERVAL_S)
+    raise_descriptor_limit()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(serve(settings, open_host, on_ready=on_ready))
+
+
+def raise_descriptor_limit() -> int:
+    """Allows this process as many descriptors as it may have; returns their number.
+
+    A running machine takes a handful, so the usual 1024 would be gone at some 200 machines. Programs we start
+    get limits of their own.
+    """
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return hard
 
 
 async def serve(

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import signals
 from tests.integration.init import rootfs
 from tests.integration.init.guest import ContainerGuest
 
@@ -28,5 +29,8 @@ def root(base_root: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def guest(root: Path) -> Iterator[ContainerGuest]:
-    with ContainerGuest(root) as guest:
+    # Whoever started the tests may have left signals ignored; init must not pass that on.
+    with signals.ignored(*signals.SAMPLES):
+        guest = ContainerGuest(root)
+    with guest:
         yield guest
