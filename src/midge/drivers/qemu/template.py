@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from midge.drivers.disks import copy_sparse
+from midge.drivers.disks import copy_without_zeros
 from midge.drivers.qemu.command import Hardware
 from midge.kernel.store import Kernel
 
-FORMAT = 2
+FORMAT = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,12 +45,12 @@ class Recipe:
 
 
 def save_memory(source: Path, target: Path) -> None:
-    """Copies a guest's memory into a template, holes kept."""
+    """Copies what is not zero of a guest's memory into a template: each VM made of it is spared the rest."""
     read_fd = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
     try:
         write_fd = os.open(target, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         try:
-            copy_sparse(read_fd, write_fd)
+            copy_without_zeros(read_fd, write_fd)
         finally:
             os.close(write_fd)
     finally:

@@ -25,7 +25,7 @@ qemu -M microvm,acpi=on,pit=off,pic=off,rtc=on,pcie=off,usb=off,memory-backend=r
 -blockdev driver=file,node-name=upper-file,filename=/proc/self/fd/7,read-only=off,locking=off,discard=unmap,cache.no-flush=on
 -blockdev driver=raw,node-name=upper,file=upper-file,read-only=off,discard=unmap,cache.no-flush=on
 -device virtio-blk-device,drive=upper,id=disk-upper
--netdev tap,id=net,fd=8,vhost=off -device virtio-net-device,netdev=net,mac=02:00:00:00:00:01
+-netdev tap,id=net,fd=8,vhost=off -device virtio-net-device,netdev=net,mac=02:00:00:00:00:01,guest_announce=off
 -sandbox on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny
 -incoming defer
 """.split()  # noqa: E501 (one word cannot be broken)
