@@ -4,7 +4,7 @@ use std::fs;
 use std::os::fd::AsRawFd;
 
 use crate::error::{Context, Result};
-use crate::{log, net, sys};
+use crate::{clock, log, net, sys};
 
 /// List of modules to load, one path a line, in order.
 const MODULES_LIST: &str = "/modules.list";
@@ -39,6 +39,7 @@ pub fn prepare() -> Result<Options> {
     mount_kernel_file_systems()?;
     sys::take_over_descriptors();
     log::open();
+    clock::open()?;
     let command_line = fs::read_to_string("/proc/cmdline").context(|| "cannot read /proc/cmdline".into())?;
     load_modules()?;
     for family in ["default", "eth0"] {

@@ -1,9 +1,10 @@
 //! Time and randomness: what a fork must never share with its template.
 
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::os::fd::AsRawFd;
+use std::sync::OnceLock;
 
-use crate::error::{Context, Result};
+use crate::error::{Context, Error, Result};
 use crate::sys;
 
 /// A smaller difference than this is the way of the message, not a wrong clock.
@@ -14,6 +15,15 @@ const ENTROPY_BYTES_MAX: usize = 512;
 const RNDADDENTROPY: libc::Ioctl = 0x4008_5203_u32 as libc::Ioctl;
 /// `_IO('R', 0x07)`, see random(4).
 const RNDRESEEDCRNG: libc::Ioctl = 0x5207;
+
+static GENERATOR: OnceLock<File> = OnceLock::new();
+
+/// Opens the random generator for good: each way through the file system would be cold code after a restore.
+pub fn open() -> Result<()> {
+    let device = OpenOptions::new().write(true).open("/dev/urandom");
+    let _ = GENERATOR.set(device.context(|| "cannot open /dev/urandom".into())?);
+    Ok(())
+}
 
 /// Sets the clock if it is off.
 pub fn set(wall_clock_ns: i64) -> Result<()> {
@@ -42,8 +52,7 @@ pub fn reseed(entropy: &[u8]) -> Result<()> {
     let mut info =
         PoolInfo { entropy_bits: size as i32 * 8, size: size as i32, bytes: [0; ENTROPY_BYTES_MAX] };
     info.bytes[..size].copy_from_slice(&entropy[..size]);
-    let device = OpenOptions::new().write(true).open("/dev/urandom");
-    let device = device.context(|| "cannot open /dev/urandom".into())?;
+    let device = GENERATOR.get().ok_or_else(|| Error::new("/dev/urandom is not open"))?;
     // SAFETY: the structure has the layout of rand_pool_info with room for `size` bytes.
     let added = unsafe { libc::ioctl(device.as_raw_fd(), RNDADDENTROPY, &raw const info) };
     sys::check(added).context(|| "cannot add entropy".into())?;

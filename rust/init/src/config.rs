@@ -231,7 +231,7 @@ fn program(value: &Value) -> Result<Program> {
     })
 }
 
-fn variable(pair: &Value) -> Result<(String, String)> {
+pub fn variable(pair: &Value) -> Result<(String, String)> {
     match pair.as_array().map(Vec::as_slice) {
         Some([Value::String(name), Value::String(value)]) if !name.is_empty() && !name.contains('=') => {
             Ok((name.clone(), value.clone()))

@@ -66,6 +66,7 @@ impl Request {
             stdin: self.stdin,
             limits: &program.limits,
             root: None,
+            filter: Vec::new(),
         }
         .start()?;
         // A deadline that is beyond the clock is none.

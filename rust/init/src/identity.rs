@@ -30,21 +30,31 @@ pub fn apply(identity: &Identity, before: Option<&Net>, container: bool) -> Resu
             Err(error) if container && error.raw_os_error() == Some(libc::EPERM) => {}
             result => result.context(|| format!("cannot set hostname {hostname:?}"))?,
         }
-        write_etc("/etc/hostname", &format!("{hostname}\n"))?;
     }
-    // An image without the file may mean it: its absence says "first boot" to some.
-    if let Some(machine_id) = identity.machine_id.as_ref().filter(|_| exists("/etc/machine-id")) {
-        write_etc("/etc/machine-id", &format!("{machine_id}\n"))?;
-    }
-    if let Some(hosts) = identity.hosts.as_ref().filter(|hosts| !hosts.is_empty() || !exists("/etc/hosts")) {
-        let before = fs::read("/etc/hosts").unwrap_or_else(|_| HOSTS_DEFAULT.into());
-        write_etc("/etc/hosts", &hosts_file(&String::from_utf8_lossy(&before), hosts))?;
-    }
-    if let Some(resolv) = identity.resolv.as_ref().filter(|resolv| **resolv != Resolv::default()) {
-        write_etc("/etc/resolv.conf", &resolv_file(resolv))?;
-    }
+    write_files("", identity)?;
     if let Some(net) = &identity.net {
         net::configure(net, before)?;
+    }
+    Ok(())
+}
+
+/// The files below a root, which is empty for the own one.
+pub fn write_files(root: &str, identity: &Identity) -> Result<()> {
+    let [hostname, machine_id, hosts, resolv] =
+        ["hostname", "machine-id", "hosts", "resolv.conf"].map(|name| format!("{root}/etc/{name}"));
+    if let Some(name) = &identity.hostname {
+        write_etc(&hostname, &format!("{name}\n"))?;
+    }
+    // An image without the file may mean it: its absence says "first boot" to some.
+    if let Some(id) = identity.machine_id.as_ref().filter(|_| exists(&machine_id)) {
+        write_etc(&machine_id, &format!("{id}\n"))?;
+    }
+    if let Some(wanted) = identity.hosts.as_ref().filter(|wanted| !wanted.is_empty() || !exists(&hosts)) {
+        let before = fs::read(&hosts).unwrap_or_else(|_| HOSTS_DEFAULT.into());
+        write_etc(&hosts, &hosts_file(&String::from_utf8_lossy(&before), wanted))?;
+    }
+    if let Some(wanted) = identity.resolv.as_ref().filter(|wanted| **wanted != Resolv::default()) {
+        write_etc(&resolv, &resolv_file(wanted))?;
     }
     Ok(())
 }
@@ -69,7 +79,7 @@ fn write_etc(path: &str, content: &str) -> Result<()> {
             fs::remove_file(path).and_then(|()| open())
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            fs::create_dir_all("/etc").and_then(|()| open())
+            Path::new(path).parent().map_or(Ok(()), fs::create_dir_all).and_then(|()| open())
         }
         result => result,
     };

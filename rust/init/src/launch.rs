@@ -1,15 +1,21 @@
 //! Starts a program with its streams.
 
 use std::fs::File;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::rc::Rc;
+use std::sync::OnceLock;
 
 use crate::command::{self, NotStarted};
 use crate::error::{Context, Error, Result};
 use crate::source::Source;
-use crate::spawn::{self, Plan};
+use crate::spawn::{self, Own, Plan};
 use crate::users::Account;
 use crate::{pty, sys};
+
+/// The init changes neither its own identity nor, but for a moment, its directory.
+static OWN: OnceLock<Own> = OnceLock::new();
+/// What programs without input read from, opened once.
+static NULL: OnceLock<File> = OnceLock::new();
 
 /// A program that is to run.
 pub struct Launch<'a> {
@@ -23,6 +29,8 @@ pub struct Launch<'a> {
     pub stdin: bool,
     pub limits: &'a [(String, u64)],
     pub root: Option<&'a str>,
+    /// What it may do, by seccomp; empty for no limits.
+    pub filter: Vec<libc::sock_filter>,
 }
 
 /// A program that runs.
@@ -36,7 +44,9 @@ pub struct Launched {
 struct Streams {
     sources: Vec<Source>,
     stdin: Option<Rc<OwnedFd>>,
-    child: Vec<OwnedFd>,
+    /// The child's three, and what of them is to be closed once it has its own.
+    stdio: [RawFd; 3],
+    _child: Vec<OwnedFd>,
 }
 
 impl Launch<'_> {
@@ -51,8 +61,6 @@ impl Launch<'_> {
             Some(size) => self.terminal_streams(size)?,
             None => self.pipe_streams()?,
         };
-        let last = streams.child.len() - 1;
-        let stdio = [0, 1, 2].map(|index: usize| streams.child[index.min(last)].as_raw_fd());
         let plan = Plan {
             candidates,
             argv: self.argv.iter().map(|text| sys::cstring(text)).collect::<Result<_>>()?,
@@ -62,9 +70,11 @@ impl Launch<'_> {
             uid: self.account.uid,
             gid: self.account.gid,
             groups: self.account.groups.clone(),
-            stdio,
+            stdio: streams.stdio,
             tty: self.terminal.is_some(),
             limits: self.limits()?,
+            own: *OWN.get_or_init(Own::find),
+            filter: std::mem::take(&mut self.filter),
         };
         let pid = spawn::spawn(&plan)
             .map_err(|failure| command::explain(failure, program, self.cwd, &plan.candidates))?;
@@ -88,30 +98,32 @@ impl Launch<'_> {
         self.give(&slave);
         let master = Rc::new(master);
         let sources = vec![Source::new(Rc::clone(&master), true, false)];
-        Ok(Streams { sources, stdin: Some(master), child: vec![slave] })
+        let stdio = [slave.as_raw_fd(); 3];
+        Ok(Streams { sources, stdin: Some(master), stdio, _child: vec![slave] })
     }
 
     fn pipe_streams(&self) -> Result<Streams> {
         let context = || "cannot create a pipe".to_owned();
-        let (stdin, child_stdin) = if self.stdin {
+        let (mut sources, mut child) = (Vec::new(), Vec::new());
+        let mut stdin = None;
+        let mut stdio = [null()?; 3];
+        if self.stdin {
             let (read, write) = sys::pipe().context(context)?;
             sys::set_nonblocking(&write).context(context)?;
             self.give(&read);
-            (Some(Rc::new(write)), read)
-        } else {
-            let null = File::open("/dev/null").context(|| "cannot open /dev/null".into())?;
-            (None, null.into())
-        };
-        let mut child = vec![child_stdin];
-        let mut sources = Vec::new();
-        for stderr in [false, true] {
+            stdin = Some(Rc::new(write));
+            stdio[0] = read.as_raw_fd();
+            child.push(read);
+        }
+        for (at, stderr) in [(1, false), (2, true)] {
             let (read, write) = sys::pipe().context(context)?;
             sys::set_nonblocking(&read).context(context)?;
             self.give(&write);
             sources.push(Source::new(Rc::new(read), false, stderr));
+            stdio[at] = write.as_raw_fd();
             child.push(write);
         }
-        Ok(Streams { sources, stdin, child })
+        Ok(Streams { sources, stdin, stdio, _child: child })
     }
 
     /// Lets the program open its own streams by name (/dev/stdout) though it is not root. Best effort, as runtimes do.
@@ -121,4 +133,13 @@ impl Launch<'_> {
             unsafe { libc::fchown(fd.as_fd().as_raw_fd(), self.account.uid, self.account.gid) };
         }
     }
+}
+
+/// The descriptor of /dev/null, which stays open.
+fn null() -> Result<RawFd> {
+    if let Some(null) = NULL.get() {
+        return Ok(null.as_raw_fd());
+    }
+    let null = File::open("/dev/null").context(|| "cannot open /dev/null".into())?;
+    Ok(NULL.get_or_init(|| null).as_raw_fd())
 }

@@ -16,21 +16,25 @@ use midge_frame::{Assembler, FRAME_PAYLOAD_MAX, flag, kind};
 use serde_json::{Value, json};
 
 use crate::channel::Channel;
-use crate::config::Config;
+use crate::config::{Config, Root};
 use crate::error::{Context, Error, Result};
 use crate::exec::{Exec, status_members};
 use crate::files::Transfers;
+use crate::freeze::Freezer;
 use crate::oom::OomCounter;
 use crate::poller::{Event, Poller, Token};
 use crate::root::WritableLayer;
 use crate::source::{Read, Source};
 use crate::sys::{self, Status};
-use crate::warm::Warmed;
 
 /// How long the end of the machine waits for the host to have its exit on disk.
 const EXIT_ACK_TIMEOUT: Duration = Duration::from_secs(10);
 /// Reads of the channel, and rounds over all outputs, before the other side has its turn.
 const TURN_MAX: usize = 16;
+
+/// Where the groups are mounted at the beginning.
+const CGROUPS: &str = "/sys/fs/cgroup";
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
 /// Where this runs.
 pub enum Mode {
@@ -80,18 +84,21 @@ pub struct Machine {
     pub refusal: Option<Error>,
     pub config: Config,
     pub layer: Option<WritableLayer>,
-    /// What a warm-up has left in place.
-    pub warmed: Warmed,
+    pub freezer: Freezer,
+    /// The disks a warm-up has left mounted.
+    pub warmed: Option<Root>,
     pub main: Option<Main>,
     /// EXIT, from the end of the main process on.
     pub report: Option<Value>,
     ack_deadline: Option<Instant>,
     pub execs: BTreeMap<u32, Exec>,
     pub transfers: Transfers,
-    oom: OomCounter,
+    pub oom: OomCounter,
     /// The stream that is asked first for output in the next round.
     next_stream: u32,
     buffer: Vec<u8>,
+    /// Which boot of the kernel this is.
+    pub boot_id: String,
     /// The exit code of the init, once the machine is to end.
     pub end: Option<i32>,
 }
@@ -117,7 +124,8 @@ impl Machine {
             refusal: None,
             config: Config::default(),
             layer: None,
-            warmed: Warmed::default(),
+            freezer: if container { Freezer::default() } else { Freezer::open(CGROUPS) },
+            warmed: None,
             main: None,
             report: None,
             ack_deadline: None,
@@ -125,6 +133,7 @@ impl Machine {
             transfers: Transfers::default(),
             next_stream: 0,
             buffer: vec![0; FRAME_PAYLOAD_MAX],
+            boot_id: std::fs::read_to_string(BOOT_ID).unwrap_or_default().trim_end().to_owned(),
             end: None,
         })
     }
@@ -335,7 +344,11 @@ impl Machine {
     }
 
     fn deadlines(&self) -> impl Iterator<Item = Instant> {
-        self.execs.values().filter_map(|exec| exec.deadline).chain(self.ack_deadline)
+        self.execs
+            .values()
+            .filter_map(|exec| exec.deadline)
+            .chain(self.ack_deadline)
+            .chain(self.freezer.deadline())
     }
 
     fn time_to_deadline(&self) -> Option<Duration> {
@@ -345,6 +358,7 @@ impl Machine {
     fn check_deadlines(&mut self) {
         let now = Instant::now();
         self.execs.values_mut().for_each(|exec| exec.check_deadline(now));
+        self.freezer.tick(now);
         if self.ack_deadline.is_some_and(|deadline| deadline <= now) && self.end.is_none() {
             self.end = Some(self.exit_code());
         }

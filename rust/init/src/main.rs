@@ -14,7 +14,9 @@ mod config;
 mod error;
 mod exec;
 mod files;
+mod filter;
 mod find;
+mod freeze;
 mod identity;
 mod json;
 mod launch;
@@ -27,6 +29,7 @@ mod outbox;
 mod poller;
 mod ps;
 mod pty;
+mod rehearse;
 mod requests;
 mod root;
 mod shutdown;
@@ -48,14 +51,18 @@ use error::{Context, Result};
 use machine::{Machine, Mode};
 use poller::Poller;
 
-const USAGE: &str =
-    "usage: midge-init [--container | --version]; without arguments only as PID 1 of a virtual machine";
+const USAGE: &str = "usage: midge-init [--container | --version | --wait]; without arguments only as PID 1 of a virtual machine";
 
 /// The C entry point. Rust's own opens /dev/null where standard streams are closed and aborts if it cannot: PID 1 of a
 /// machine without a console has neither streams nor, yet, a /dev/null.
 #[cfg_attr(not(test), unsafe(no_mangle))]
 extern "C" fn main(_argc: c_int, _argv: *const *const c_char) -> c_int {
     match std::env::args().nth(1).as_deref() {
+        // Ends with its input: somebody to look at for a rehearsal.
+        Some("--wait") => {
+            let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::stdout());
+            0
+        }
         Some("--version") => {
             println!("midge-init {}", env!("CARGO_PKG_VERSION"));
             0
@@ -72,6 +79,7 @@ extern "C" fn main(_argc: c_int, _argv: *const *const c_char) -> c_int {
 
 fn container() -> c_int {
     sys::take_over_signals();
+    sys::set_umask();
     sys::take_over_descriptors();
     let run = || -> Result<i32> {
         let number = std::env::var("MIDGE_CONTROL_FD").unwrap_or_else(|_| "3".into());
@@ -91,6 +99,7 @@ fn container() -> c_int {
 
 fn virtual_machine() -> ! {
     sys::take_over_signals();
+    sys::set_umask();
     let mut options = Options::default();
     match serve(&mut options) {
         Ok(machine) => {

@@ -54,10 +54,7 @@ impl Batch {
 
     fn link_up(&mut self, index: i32, mac: Option<[u8; 6]>, mtu: Option<u32>, name: &str) {
         self.begin(libc::RTM_NEWLINK, 0, format!("cannot bring up {name}"));
-        self.bytes.extend([0; 4]);
-        self.bytes.extend(index.to_ne_bytes());
-        self.bytes.extend((libc::IFF_UP as u32).to_ne_bytes());
-        self.bytes.extend((libc::IFF_UP as u32).to_ne_bytes());
+        self.link_body(index, libc::IFF_UP);
         if let Some(mac) = mac {
             self.attribute(libc::IFLA_ADDRESS, &mac);
         }
@@ -65,6 +62,20 @@ impl Batch {
             self.attribute(libc::IFLA_MTU, &mtu.to_ne_bytes());
         }
         self.end();
+    }
+
+    fn link_down(&mut self, index: i32, name: &str) {
+        self.begin(libc::RTM_NEWLINK, 0, format!("cannot bring down {name}"));
+        self.link_body(index, 0);
+        self.end();
+    }
+
+    /// The interface, and whether it is to be up.
+    fn link_body(&mut self, index: i32, flags: libc::c_int) {
+        self.bytes.extend([0; 4]);
+        self.bytes.extend(index.to_ne_bytes());
+        self.bytes.extend((flags as u32).to_ne_bytes());
+        self.bytes.extend((libc::IFF_UP as u32).to_ne_bytes());
     }
 
     fn address(&mut self, index: i32, address: IpAddr, prefix: u8) {
@@ -162,18 +173,10 @@ pub fn loopback_up() -> Result<()> {
 /// Gives the interface its hardware address, MTU, addresses and routes, and brings it up. Of what it had before, the
 /// addresses go first: in a fork they are another machine's.
 pub fn configure(net: &Net, before: Option<&Net>) -> Result<()> {
-    let name =
-        CString::new(net.interface.as_str()).map_err(|_| Error::new("interface name has a zero byte"))?;
-    // SAFETY: a string that ends in zero.
-    let index = unsafe { libc::if_nametoindex(name.as_ptr()) } as i32;
-    if index == 0 {
-        return Err(io::Error::last_os_error()).context(|| format!("no network interface {}", net.interface));
-    }
+    let index = index_of(&net.interface)?;
     for old in before.iter().flat_map(|before| &before.addresses).filter(|old| !net.addresses.contains(old)) {
-        let mut batch = Batch::default();
-        batch.no_address(index, old.0, old.1);
-        if let Err(error) = batch.send() {
-            // The program may have removed it itself.
+        // The program may have removed it itself.
+        if let Err(error) = remove_address(index, *old) {
             log::line(&error.to_string());
         }
     }
@@ -186,6 +189,31 @@ pub fn configure(net: &Net, before: Option<&Net>) -> Result<()> {
         batch.default_route(index, *gateway);
     }
     batch.send()
+}
+
+/// Takes the addresses away again and the interface down; with them go routes, neighbours and its own addresses.
+pub fn deconfigure(net: &Net) -> Result<()> {
+    let index = index_of(&net.interface)?;
+    net.addresses.iter().try_for_each(|address| remove_address(index, *address))?;
+    let mut batch = Batch::default();
+    batch.link_down(index, &net.interface);
+    batch.send()
+}
+
+fn remove_address(index: i32, (address, prefix): (IpAddr, u8)) -> Result<()> {
+    let mut batch = Batch::default();
+    batch.no_address(index, address, prefix);
+    batch.send()
+}
+
+fn index_of(interface: &str) -> Result<i32> {
+    let name = CString::new(interface).map_err(|_| Error::new("interface name has a zero byte"))?;
+    // SAFETY: a string that ends in zero.
+    let index = unsafe { libc::if_nametoindex(name.as_ptr()) } as i32;
+    if index == 0 {
+        return Err(io::Error::last_os_error()).context(|| format!("no network interface {interface}"));
+    }
+    Ok(index)
 }
 
 #[cfg(test)]

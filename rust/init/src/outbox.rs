@@ -146,9 +146,10 @@ impl Outbox {
 }
 
 fn encoded(kind: u8, stream: u32, message: &Value) -> Vec<u8> {
-    let json = message.to_string();
+    // Cannot fail: keys are strings.
+    let json = serde_json::to_vec(message).unwrap_or_default();
     let mut bytes = Vec::new();
-    if encode_message(&mut bytes, kind, stream, json.as_bytes()).is_err() {
+    if encode_message(&mut bytes, kind, stream, &json).is_err() {
         let request = kind::name(kind).unwrap_or_default().trim_end_matches("_REPLY").to_ascii_lowercase();
         let error = serde_json::json!({
             "code": "too_long", "message": "the answer is too long for a message", "during": request,

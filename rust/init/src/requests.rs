@@ -92,7 +92,7 @@ impl Machine {
                 self.channel.outbox.control(kind::STATS_REPLY, stream, &stats::collect(&paths));
             }
             kind::PS => self.channel.outbox.control(kind::PS_REPLY, stream, &ps::collect()),
-            kind::QUIESCE => self.channel.outbox.quiesce(),
+            kind::QUIESCE => self.on_quiesce(value),
             kind::RESUME => self.on_resume(value),
             kind::SHUTDOWN => self.end = Some(self.exit_code()),
             _ => self.on_warm(value),
@@ -133,13 +133,16 @@ impl Machine {
             return self.error(kind::HELLO, 0, code::VERSION, &message);
         }
         self.session = true;
-        let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+        // Without a RESUME to come the machine was never away. What is malformed is no promise.
+        if !json::boolean(value, "resume").unwrap_or(false) {
+            self.freezer.thaw();
+        }
         let answer = json!({
             "version": version.min(PROTOCOL_VERSION),
             "nonce": nonce,
             "init_version": env!("CARGO_PKG_VERSION"),
             "state": self.state.name(),
-            "boot_id": boot_id.trim_end(),
+            "boot_id": self.boot_id,
             "start_id": self.config.start_id,
         });
         self.channel.outbox.control(kind::HELLO_ACK, 0, &answer);
@@ -235,6 +238,18 @@ impl Machine {
         }
     }
 
+    fn on_quiesce(&mut self, value: &Value) {
+        match json::boolean(value, "freeze") {
+            Ok(freeze) => {
+                if freeze {
+                    self.freezer.freeze();
+                }
+                self.channel.outbox.quiesce();
+            }
+            Err(error) => self.error(kind::QUIESCE, 0, code::BAD_MESSAGE, &error),
+        }
+    }
+
     fn on_resume(&mut self, value: &Value) {
         match self.resume(value) {
             Ok(()) => self.channel.outbox.control(kind::RESUMED, 0, &json!({})),
@@ -252,15 +267,19 @@ impl Machine {
         if identity.net.is_some() {
             *known = identity.net;
         }
+        self.freezer.thaw();
         Ok(())
     }
 
     fn on_warm(&mut self, value: &Value) {
-        if self.state != State::Waiting || self.is_container() || self.warmed.root.is_some() {
+        if self.state != State::Waiting || self.is_container() || self.warmed.is_some() {
             let message = Error::new("only a virtual machine that waits can be warmed, once");
             return self.error(kind::WARM, 0, code::WRONG_STATE, &message);
         }
-        match warm::run(value) {
+        let result = warm::run(value, &self.poller, &mut self.freezer);
+        // What was killed for want of memory meanwhile was no program of the machine's.
+        self.oom.has_grown();
+        match result {
             Ok(warmed) => {
                 self.warmed = warmed;
                 self.channel.outbox.control(kind::WARMED, 0, &json!({}));

@@ -10,6 +10,9 @@ use crate::{swap, sys};
 const LOWER: &str = "/lower";
 const UPPER: &str = "/upper";
 pub const NEW_ROOT: &str = "/newroot";
+const PRACTICE_ROOT: &str = "/practice";
+/// The mount that can be missed for a moment.
+const PRACTICE_MOVE: &str = "/run";
 /// Mounts that move along; what is mounted below them follows.
 const MOVED: [&str; 4] = ["/dev", "/proc", "/sys", "/run"];
 /// `_IOWR('X', 119, int)`: writes everything out and closes the journal, whatever is still open.
@@ -63,12 +66,40 @@ pub fn mount_layers(root: &Root) -> Result<()> {
         Some(upper) => sys::mount(upper, UPPER, "ext4", libc::MS_NOATIME, "nobarrier")?,
         None => sys::mount("tmpfs", UPPER, "tmpfs", 0, "mode=0755")?,
     }
+    mount_overlay(UPPER, root.persist, NEW_ROOT)
+}
+
+/// The image under what is written below a directory of the upper file system.
+fn mount_overlay(writable: &str, persist: bool, target: &str) -> Result<()> {
     for directory in ["root", "work"] {
-        make_directory(&format!("{UPPER}/{directory}"))?;
+        make_directory(&format!("{writable}/{directory}"))?;
     }
-    let volatile = if root.persist { "" } else { ",volatile" };
-    let options = format!("lowerdir={LOWER},upperdir={UPPER}/root,workdir={UPPER}/work{volatile}");
-    sys::mount("overlay", NEW_ROOT, "overlay", 0, &options)
+    let volatile = if persist { "" } else { ",volatile" };
+    let options = format!("lowerdir={LOWER},upperdir={writable}/root,workdir={writable}/work{volatile}");
+    sys::mount("overlay", target, "overlay", 0, &options)
+}
+
+/// Does something in a second root of the same layers, of which nothing is left afterwards.
+pub fn practise(act: impl FnOnce(&str)) -> Result<()> {
+    let writable = format!("{UPPER}/practice");
+    make_directory(&writable)?;
+    make_directory(PRACTICE_ROOT)?;
+    mount_overlay(&writable, false, PRACTICE_ROOT)?;
+    act(PRACTICE_ROOT);
+    sys::unmount(PRACTICE_ROOT, 0).context(|| format!("cannot unmount {PRACTICE_ROOT}"))?;
+    fs::remove_dir_all(&writable).context(|| format!("cannot remove {writable}"))
+}
+
+/// The steps of [`switch`] that can be taken back: a mount moves there and returns, the root is changed to itself.
+pub fn practise_switch() -> Result<()> {
+    let target = format!("{NEW_ROOT}{PRACTICE_MOVE}");
+    if fs::symlink_metadata(&target).is_ok_and(|metadata| metadata.is_dir()) {
+        sys::move_mount(PRACTICE_MOVE, &target)?;
+        sys::move_mount(&target, PRACTICE_MOVE)?;
+    }
+    std::env::set_current_dir(NEW_ROOT).context(|| format!("cannot enter {NEW_ROOT}"))?;
+    std::env::set_current_dir("/").context(|| "cannot enter the root".into())?;
+    std::os::unix::fs::chroot("/").context(|| "cannot change root".into())
 }
 
 /// Undoes [`mount_layers`].

@@ -1,6 +1,5 @@
 //! The end of the machine: nothing left running, everything on disk, power off.
 
-use std::ptr;
 use std::time::{Duration, Instant};
 
 use crate::boot::Options;
@@ -51,12 +50,7 @@ fn kill_everything() {
         if none_left || left.is_zero() {
             return;
         }
-        let timeout = libc::timespec {
-            tv_sec: left.as_secs() as libc::time_t,
-            tv_nsec: libc::c_long::from(left.subsec_nanos() as i32),
-        };
-        // SAFETY: an initialised set and timespec; nothing is asked about the signal.
-        unsafe { libc::sigtimedwait(&raw const children, ptr::null_mut(), &raw const timeout) };
+        sys::wait_for(&children, left);
     }
 }
 

@@ -45,14 +45,14 @@ impl Machine {
         identity::apply_time(&config.identity)?;
         match &config.root {
             Some(root) => {
-                self.layer = Some(root::enter(root, config.swap_mb, self.warmed.root.take().as_ref())?);
+                self.layer = Some(root::enter(root, config.swap_mb, self.warmed.take().as_ref())?);
             }
             None if config.swap_mb > 0 => {
                 return Err(Error::new("swap needs a writable layer, and root is null"));
             }
             None => {}
         }
-        identity::apply(&config.identity, self.warmed.net.take().as_ref(), false)?;
+        identity::apply(&config.identity, None, false)?;
         if !config.mounts.is_empty() {
             // An unknown user is RUN's to report.
             let owner = users::find(config.program.user.as_deref()).ok();
@@ -136,6 +136,7 @@ impl Machine {
             stdin: false,
             limits: &program.limits,
             root: None,
+            filter: Vec::new(),
         }
         .start()
     }

@@ -5,6 +5,7 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
+use std::time::{Duration, Instant};
 
 use libc::{c_int, c_ulong};
 
@@ -130,6 +131,28 @@ pub fn reap(pid: libc::pid_t, flags: c_int) -> Option<(libc::pid_t, Status)> {
     (pid > 0).then(|| (pid, Status::from_wait(status)))
 }
 
+/// The same, waited for until a deadline. SIGCHLD has to be blocked.
+pub fn reap_by(pid: libc::pid_t, deadline: Instant) -> Option<(libc::pid_t, Status)> {
+    loop {
+        let ended = reap(pid, libc::WNOHANG);
+        let left = deadline.saturating_duration_since(Instant::now());
+        if ended.is_some() || left.is_zero() {
+            return ended;
+        }
+        wait_for(&signal_set(&[libc::SIGCHLD]), left);
+    }
+}
+
+/// Waits for one of these (blocked) signals, or for a time.
+pub fn wait_for(signals: &libc::sigset_t, time: Duration) {
+    let time = libc::timespec {
+        tv_sec: time.as_secs() as libc::time_t,
+        tv_nsec: libc::c_long::from(time.subsec_nanos() as i32),
+    };
+    // SAFETY: an initialised set and timespec; nothing is asked about the signal.
+    unsafe { libc::sigtimedwait(signals, ptr::null_mut(), &raw const time) };
+}
+
 /// A signal set of the given signals.
 pub fn signal_set(signals: &[c_int]) -> libc::sigset_t {
     let mut set = MaybeUninit::uninit();
@@ -162,6 +185,12 @@ pub fn take_over_signals() {
             libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), ptr::null::<u64>(), SIGSET_BYTES);
         }
     }
+}
+
+/// Sets the file mode creation mask that programs start with.
+pub fn set_umask() {
+    // SAFETY: no memory is involved.
+    unsafe { libc::umask(0o022) };
 }
 
 /// Makes sure that 0 to 2 are open, so that nothing of ours gets these numbers, and that children inherit nothing else.

@@ -1,9 +1,17 @@
 //! Users and groups by the image's own /etc/passwd and /etc/group.
 
-use std::fs;
+use std::cell::RefCell;
+use std::fs::{self, OpenOptions};
+use std::io::Read;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 
 use crate::error::{Error, Result};
+use crate::sys;
 
+const PASSWD: &str = "/etc/passwd";
+const GROUP: &str = "/etc/group";
+/// Seconds after its last change from which on a file can be known by its times.
+const SETTLED_AFTER_S: i64 = 2;
 /// Lines longer than this, and files longer than the second, are not what passwd(5) means.
 const FILE_BYTES_MAX: u64 = 8 * 1_048_576;
 /// Most supplementary groups the kernel takes.
@@ -35,16 +43,71 @@ struct GroupEntry<'a> {
 ///
 /// A number needs no entry. An explicit group replaces the supplementary ones, as it does for container runtimes.
 pub fn find(spec: Option<&str>) -> Result<Account> {
-    lookup(spec.unwrap_or("0"), &read("/etc/passwd"), &read("/etc/group"))
+    let spec = spec.unwrap_or("0");
+    let stamps = [Stamp::of(PASSWD), Stamp::of(GROUP)];
+    let known = LAST.with_borrow(|last| {
+        let last = last.as_ref().filter(|last| last.spec == spec && last.stamps == stamps)?;
+        Some(last.account.clone())
+    });
+    if let Some(account) = known {
+        return Ok(account);
+    }
+    let account = find_in("", Some(spec))?;
+    if stamps.iter().flatten().all(Stamp::is_settled) {
+        LAST.set(Some(Found { spec: spec.to_owned(), stamps, account: account.clone() }));
+    }
+    Ok(account)
+}
+
+/// The account found last. Commands of a machine run as the same user, mostly, and to look at two files is half of the
+/// cold code of reading them.
+struct Found {
+    spec: String,
+    stamps: [Option<Stamp>; 2],
+    account: Account,
+}
+
+thread_local! {
+    static LAST: RefCell<Option<Found>> = const { RefCell::new(None) };
+}
+
+/// A file's content, as far as its times tell.
+#[derive(PartialEq, Eq)]
+struct Stamp {
+    file: (u64, u64, u64),
+    changed: (i64, i64),
+}
+
+impl Stamp {
+    fn of(path: &str) -> Option<Self> {
+        let found = fs::metadata(path).ok()?;
+        Some(Self {
+            file: (found.dev(), found.ino(), found.size()),
+            changed: (found.ctime(), found.ctime_nsec()),
+        })
+    }
+
+    /// Whether a later change would show: the kernel's clock for files is a coarse one.
+    fn is_settled(&self) -> bool {
+        self.changed.0 + SETTLED_AFTER_S < sys::wall_clock_ns() / 1_000_000_000
+    }
+}
+
+/// The same by the files below another root; empty for the own one.
+pub fn find_in(root: &str, spec: Option<&str>) -> Result<Account> {
+    lookup(spec.unwrap_or("0"), &read(&format!("{root}{PASSWD}")), &read(&format!("{root}{GROUP}")))
 }
 
 fn read(path: &str) -> String {
-    let small =
-        fs::metadata(path).is_ok_and(|metadata| metadata.is_file() && metadata.len() <= FILE_BYTES_MAX);
-    if !small {
+    // Without waiting, should it be a pipe.
+    let opened = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path);
+    let Ok(file) = opened else { return String::new() };
+    let small = file.metadata().is_ok_and(|metadata| metadata.is_file() && metadata.len() <= FILE_BYTES_MAX);
+    let mut bytes = Vec::new();
+    if !small || file.take(FILE_BYTES_MAX).read_to_end(&mut bytes).is_err() {
         return String::new();
     }
-    fs::read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
+    String::from_utf8(bytes).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
 }
 
 fn lookup(spec: &str, passwd: &str, group: &str) -> Result<Account> {
@@ -130,6 +193,20 @@ mod tests {
         assert_eq!(find(":solo"), account(0, 99, &[], "/root"));
         assert_eq!(find("nohome"), account(7, 7, &[], "/"));
         assert_eq!(find("1234"), account(55, 56, &[], "/digits"));
+    }
+
+    #[test]
+    fn a_file_is_known_by_its_times_once_they_are_old() {
+        let path = std::env::temp_dir().join(format!("midge-users-{}", std::process::id()));
+        let path = path.to_str().unwrap();
+        std::fs::write(path, PASSWD).unwrap();
+        let first = Stamp::of(path).unwrap();
+        assert!(!first.is_settled());
+        assert!(Stamp { changed: (first.changed.0 - SETTLED_AFTER_S - 1, 0), ..first }.is_settled());
+        std::fs::write(path, GROUP).unwrap();
+        assert!(Stamp::of(path) != Stamp::of("/nonexistent"));
+        std::fs::remove_file(path).unwrap();
+        assert!(Stamp::of(path).is_none());
     }
 
     #[test]

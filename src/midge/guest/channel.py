@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -34,6 +34,13 @@ CONNECT_TIMEOUT_S = 5.0  # until the shim's first frame; it listens before it sp
 REPLY_TIMEOUT_S = 10.0  # one answer of a running guest, on a loaded host
 HELLO_TIMEOUT_S = 60.0  # first answer of a guest that boots, under emulation
 START_TIMEOUT_S = 60.0  # mounts, swap and files of a start
+
+# By the name of a wait in `start`: the phase its answer ends.
+_PHASES = {"hello": "handshake", "configure": "mounts", "run": "exec"}
+
+
+def ignore(phase: str) -> None:
+    """For who does not want to know of phases."""
 
 
 class GuestChannel:
@@ -101,25 +108,37 @@ class GuestChannel:
     def is_open(self) -> bool:
         return self._session.connection.is_open
 
-    async def hello(self, *, timeout_s: float = HELLO_TIMEOUT_S) -> m.HelloAck:
+    async def hello(self, *, resume: bool = False, timeout_s: float = HELLO_TIMEOUT_S) -> m.HelloAck:
         """Opens a session; execs of an earlier one are killed by the guest.
+
+        Args:
+            resume: `resume()` follows, and until then what `quiesce` froze is to stand still.
 
         Raises:
             DeadlineExceeded: the guest has not answered; it may still boot, and calling again is allowed.
             GuestRefused: no common version.
             ChannelLost: the connection ended.
         """
-        data, reply = self._session.hello()
-        self._session.send(data)
-        await answer(reply, "hello", timeout_s)
+        data, reply = self._session.hello(resume=resume)
+        try:
+            self._session.send(data)
+            await answer(reply, "hello", timeout_s)
+        finally:
+            _forget(reply)  # of a connection that is lost already, and is told so once more
         return self._greeted()
 
     async def start(
-        self, configure: m.Configure, files: Sequence[GuestFile] = (), *, timeout_s: float = START_TIMEOUT_S
+        self,
+        configure: m.Configure,
+        files: Sequence[GuestFile] = (),
+        *,
+        timeout_s: float = START_TIMEOUT_S,
+        mark: Callable[[str], None] = ignore,
     ) -> m.Running:
         """Configures the guest, writes files and runs the main process, all in one write and one wait.
 
-        Opens the session first if there is none yet.
+        Opens the session first if there is none yet. `mark` is told when the answers come: ``handshake``, ``mounts``,
+        ``exec``; of those that come together only the last, and ``guest`` for all of them in one.
 
         Raises:
             GuestRefused: the first step the guest could not do; it has refused the rest as well.
@@ -142,10 +161,15 @@ class GuestChannel:
         payload = b""
         try:
             async with asyncio.timeout(timeout_s):
-                for what, reply in waits:
+                marked = False
+                for index, (what, reply) in enumerate(waits):
                     payload = await answer(reply, what, timeout_s)
                     if what == "hello":
                         self._greeted()
+                    if what not in _PHASES or any(next.done() for _, next in waits[index + 1 : index + 2]):
+                        continue  # it came with the next one: nobody knows when it was done
+                    mark(_PHASES[what] if marked or what != "run" else "guest")
+                    marked = True
         except TimeoutError as error:
             raise DeadlineExceeded(f"guest did not start within {timeout_s:g} s") from error
         finally:
@@ -187,10 +211,14 @@ class GuestChannel:
         reply = await self._ask_on_stream(FrameType.PS, timeout_s)
         return m.decode(m.PsReply, reply, what="ps_reply").processes
 
-    async def quiesce(self, *, timeout_s: float = REPLY_TIMEOUT_S) -> None:
-        """After this the guest writes nothing until the next HELLO, so that it can be saved."""
-        await self._ask(FrameType.QUIESCE, m.Empty(), timeout_s)
-        self._session.guest = None
+    async def quiesce(self, *, freeze: bool = False, timeout_s: float = REPLY_TIMEOUT_S) -> None:
+        """After this the guest writes nothing until the next HELLO, so that it can be saved.
+
+        With `freeze` its processes stand still until `resume`, or a `hello` that announces none.
+        """
+        await self._ask(FrameType.QUIESCE, m.Quiesce(freeze=freeze), timeout_s)
+        # Whoever waits for a command is told now, not when the machine is resumed.
+        self._session.end(ChannelLost("the guest is quiet, as for a suspend"))
 
     async def resume(self, resume: m.Resume, *, timeout_s: float = REPLY_TIMEOUT_S) -> None:
         """After a resume or in a fork: steps the clock, reseeds, renames."""

@@ -29,8 +29,11 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Hello(Message, frozen=True, kw_only=True):
+    """`resume`: a RESUME follows; what QUIESCE froze stays so until then."""
+
     version: int
     nonce: str
+    resume: bool = False
 
 
 class HelloAck(Message, frozen=True, kw_only=True):
@@ -111,7 +114,7 @@ class Configure(Message, frozen=True, kw_only=True):
 
 
 class Empty(Message, frozen=True, kw_only=True):
-    """RUN, STATS, PS, QUIESCE and the answers that say nothing but yes."""
+    """RUN, STATS, PS and the answers that say nothing but yes."""
 
 
 class Running(Message, frozen=True, kw_only=True):
@@ -165,6 +168,12 @@ class FileHeader(Message, frozen=True, kw_only=True):
     gid: int | None = None
 
 
+class Quiesce(Message, frozen=True, kw_only=True):
+    """`freeze`: the machine's processes stand still until RESUME, or until a HELLO that announces none."""
+
+    freeze: bool = False
+
+
 class Resume(Message, frozen=True, kw_only=True):
     """`identity` members override what the guest had before the snapshot, where they are given."""
 
@@ -175,16 +184,26 @@ class Resume(Message, frozen=True, kw_only=True):
     net: Net | None = None
 
 
+class Program(Message, frozen=True, kw_only=True):
+    """A program as an image's configuration has it. Nothing of a machine's: slots are an image's."""
+
+    argv: tuple[str, ...]
+    env: tuple[tuple[str, str], ...] = ()
+    user: str | None = None
+    cwd: str = "/"
+
+
 class Warm(Message, frozen=True, kw_only=True):
     """`read`: files of the image to have in memory. `keep`: the disks are the machine's own and stay mounted.
 
-    `net`: configured for practice; CONFIGURE replaces it.
+    `net`: configured for practice and taken away again. `rehearse`: programs that are run up to their first act.
     """
 
     argv: tuple[str, ...] = ()
     read: tuple[str, ...] = ()
     net: Net | None = None
     keep: bool = False
+    rehearse: tuple[Program, ...] = ()
 
 
 class GuestExit(Message, frozen=True, kw_only=True):

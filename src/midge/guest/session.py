@@ -92,13 +92,13 @@ class Session:
         self._execs[stream] = session
         return session
 
-    def hello(self) -> tuple[bytes, Reply]:
+    def hello(self, *, resume: bool = False) -> tuple[bytes, Reply]:
         """Ends what belongs to the old session; the frame that opens a new one, and its answer."""
         self.end(ChannelLost("the session with the guest was opened anew"))
         self._nonce = secrets.token_hex(16)
         self._next_stream = 1
         self._assembler.reset()
-        body = m.encode(m.Hello(version=p.VERSION, nonce=self._nonce))
+        body = m.encode(m.Hello(version=p.VERSION, nonce=self._nonce, resume=resume))
         return p.encode_message(FrameType.HELLO, 0, body), self.expect(FrameType.HELLO)
 
     def end(self, error: Exception) -> None:

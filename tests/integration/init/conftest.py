@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from midge.errors import MidgeError
+from midge.guest.protocol import FrameType
+from midge.kernel import Kernel, KernelStore, default_root
 from tests import signals
-from tests.integration.init import rootfs
-from tests.integration.init.guest import ContainerGuest
+from tests.integration.init import rootfs, vm
+from tests.integration.init.guest import NONCE, ContainerGuest
+from tests.integration.init.vm import VmGuest
 
 
 @pytest.fixture(scope="session")
@@ -34,3 +39,44 @@ def guest(root: Path) -> Iterator[ContainerGuest]:
         guest = ContainerGuest(root)
     with guest:
         yield guest
+
+
+@pytest.fixture(scope="module", params=["trimmed", "debian"])
+def kernel(base_root: Path, request: pytest.FixtureRequest) -> Iterator[Kernel]:
+    for tool in ("qemu-system-x86_64", "mkfs.erofs", "mkfs.ext4", "debugfs"):
+        if shutil.which(tool) is None:
+            pytest.skip(f"{tool} is not installed")
+    store = KernelStore(default_root())
+    try:
+        kernel = asyncio.run(store.ensure(request.param, init_binary=rootfs.INIT))
+    except MidgeError as error:
+        pytest.skip(f"no kernel: {error} ({error.hint})")
+    yield kernel
+    asyncio.run(store.remove(kernel.id))
+
+
+@pytest.fixture(scope="module")
+def lower(base_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return vm.make_lower(base_root, tmp_path_factory.mktemp("lower") / "lower.erofs")
+
+
+@pytest.fixture
+def boot(kernel: Kernel, lower: Path, tmp_path: Path) -> Iterator[Callable[..., VmGuest]]:
+    """Boots a machine with a blank writable layer and a blank volume, up to its answer to HELLO."""
+    machines: list[VmGuest] = []
+
+    def boot(*extra: str) -> VmGuest:
+        disks = [lower, vm.make_ext4(tmp_path / "upper", 128), vm.make_ext4(tmp_path / "volume", 32)]
+        machine = VmGuest(kernel, disks, tmp_path, extra)
+        machines.append(machine)
+        machine.send(FrameType.HELLO, {"version": 1, "nonce": NONCE})
+        try:
+            answer = machine.expect(FrameType.HELLO_ACK, deadline_s=vm.BOOT_DEADLINE_S)
+        except AssertionError as error:
+            raise AssertionError(machine.console.read_text(errors="replace")[-4000:]) from error
+        assert answer["state"] == "waiting"
+        return machine
+
+    yield boot
+    for machine in machines:
+        machine.__exit__(None, None, None)

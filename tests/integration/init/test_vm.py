@@ -2,81 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
-import base64
-import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from midge.errors import MidgeError
 from midge.guest.protocol import FrameType
-from midge.kernel import Kernel, KernelStore, default_root
-from tests.integration.init import rootfs, vm
-from tests.integration.init.guest import NONCE
-from tests.integration.init.vm import VmGuest
+from tests.integration.init import vm
+from tests.integration.init.vm import ROOT, VmGuest, configure
 
 pytestmark = [pytest.mark.slow, pytest.mark.vm, pytest.mark.timeout(180)]
-
-ROOT = {"lower": "/dev/vda", "upper": "/dev/vdb"}
-
-
-@pytest.fixture(scope="module", params=["trimmed", "debian"])
-def kernel(base_root: Path, request: pytest.FixtureRequest) -> Iterator[Kernel]:
-    for tool in ("qemu-system-x86_64", "mkfs.erofs", "mkfs.ext4", "debugfs"):
-        if shutil.which(tool) is None:
-            pytest.skip(f"{tool} is not installed")
-    store = KernelStore(default_root())
-    try:
-        kernel = asyncio.run(store.ensure(request.param, init_binary=rootfs.INIT))
-    except MidgeError as error:
-        pytest.skip(f"no kernel: {error} ({error.hint})")
-    yield kernel
-    asyncio.run(store.remove(kernel.id))
-
-
-@pytest.fixture(scope="module")
-def lower(base_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return vm.make_lower(base_root, tmp_path_factory.mktemp("lower") / "lower.erofs")
-
-
-@pytest.fixture
-def boot(kernel: Kernel, lower: Path, tmp_path: Path) -> Iterator[Callable[..., VmGuest]]:
-    """Boots a machine with a blank writable layer and a blank volume, up to its answer to HELLO."""
-    machines: list[VmGuest] = []
-
-    def boot(*extra: str) -> VmGuest:
-        disks = [lower, vm.make_ext4(tmp_path / "upper", 128), vm.make_ext4(tmp_path / "volume", 32)]
-        machine = VmGuest(kernel, disks, tmp_path, extra)
-        machines.append(machine)
-        machine.send(FrameType.HELLO, {"version": 1, "nonce": NONCE})
-        try:
-            answer = machine.expect(FrameType.HELLO_ACK, deadline_s=vm.BOOT_DEADLINE_S)
-        except AssertionError as error:
-            raise AssertionError(machine.console.read_text(errors="replace")[-4000:]) from error
-        assert answer["state"] == "waiting"
-        return machine
-
-    yield boot
-    for machine in machines:
-        machine.__exit__(None, None, None)
-
-
-def configure(machine: VmGuest, script: str, **members: Any) -> None:
-    message = {
-        "mode": "vm",
-        "root": ROOT,
-        "wall_clock_ns": 2_000_000_000 * 10**9,
-        "entropy": base64.b64encode(bytes(range(64))).decode(),
-        "hostname": "m-1",
-        **members,
-    }
-    machine.configure(["sh", "-c", script], **message)
-    machine.send(FrameType.RUN)
-
 
 NET = {
     "interface": "eth0",
@@ -187,3 +123,46 @@ def test_execs_have_terminals_and_the_end_is_by_shutdown(boot: Callable[..., VmG
     assert "default via 10.0.2.2" in out
     machine.send(FrameType.SHUTDOWN)
     assert machine.wait() == 0
+
+
+# Programs of an image that do what a rehearsal must not let them: write, tell others, start others, never end.
+REHEARSED = [
+    {
+        "argv": [
+            "/bin/sh",
+            "-c",
+            "read line < /etc/passwd; echo $line > /etc/written; mkdir /made; kill -9 -1",
+        ]
+    },
+    {"argv": ["/bin/sh", "-c", "true & mkfifo /pipe; wait"], "user": "app", "cwd": "/home/app"},
+    {"argv": ["/bin/sh", "-c", "while :; do :; done"], "env": [["A", "b"]]},
+    {"argv": ["/bin/no-such-program"], "user": "nobody-knows", "cwd": "/nowhere"},
+]
+TRACES = """
+ls -d /etc/written /made /pipe /stage /practice /.midge* 2>&1 | grep -v 'No such file'
+mkdir /tmp/upper; mount -t ext4 /dev/vdb /tmp/upper; cd /tmp/upper; find root -type f; umount /tmp/upper
+grep -vE ':0000 ' /proc/net/tcp | wc -l; grep -c . /proc/net/arp; ip route; ip addr show eth0 | grep global
+dmesg | grep -E 'type=1326|segfault|traps:'; ls -d /sys/fs/cgroup/midge* 2>&1 | grep -v 'No such'
+cat /proc/sys/kernel/seccomp/actions_logged /proc/sys/debug/exception-trace
+cut -d' ' -f 2 /proc/mounts | sort | uniq -d; echo done
+"""
+
+
+def test_a_rehearsal_leaves_no_trace(boot: Callable[..., VmGuest]) -> None:
+    plain: list[bytes] = []
+    traces: list[bytes] = []
+    for rehearse in ([], REHEARSED):
+        machine = boot()
+        network = {"mac": "02:4d:00:00:00:01", "addresses": ["169.254.1.1/32"], "gateway": "169.254.0.1"}
+        message = {"argv": ["/init", "--wait"], "read": ["/bin/sh"], "net": network, "keep": True}
+        if rehearse:
+            machine.send(FrameType.WARM, {**message, "rehearse": rehearse})
+            machine.expect(FrameType.WARMED)
+            machine.send(FrameType.WARM, message)
+            assert machine.expect(FrameType.ERROR)["code"] == "wrong_state"
+        configure(machine, TRACES, net=NET)
+        assert machine.exit()["exit_code"] == 0
+        (traces if rehearse else plain).append(bytes(machine.output["stdout"]))
+        machine.wait()
+    assert traces == plain
+    assert b"root/etc/hostname" in plain[0]

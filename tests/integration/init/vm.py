@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import socket
 import subprocess
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
+from midge.guest.protocol import FrameType
 from midge.kernel import Kernel, build_cmdline, tsc
 from tests.integration.init.guest import Guest
 
@@ -15,6 +17,7 @@ MEMORY_MB = 256
 # Booting Debian's kernel takes some three seconds on a free processor.
 BOOT_DEADLINE_S = 60.0
 POWER_OFF_DEADLINE_S = 20.0
+ROOT = {"lower": "/dev/vda", "upper": "/dev/vdb"}
 _DISK_NAMES = ("vda", "vdb", "vdc")
 
 
@@ -95,3 +98,17 @@ class VmGuest(Guest):
     def wait(self) -> int:
         """The exit code of QEMU, once the guest has powered off."""
         return self.process.wait(POWER_OFF_DEADLINE_S)
+
+
+def configure(machine: VmGuest, script: str, **members: Any) -> None:
+    """Has a machine run a shell script."""
+    message = {
+        "mode": "vm",
+        "root": ROOT,
+        "wall_clock_ns": 2_000_000_000 * 10**9,
+        "entropy": base64.b64encode(bytes(range(64))).decode(),
+        "hostname": "m-1",
+        **members,
+    }
+    machine.configure(["sh", "-c", script], **message)
+    machine.send(FrameType.RUN)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -65,6 +66,35 @@ async def test_start_is_one_write_and_one_wait(guest: FakeGuest) -> None:
     types = [FrameType(f.type) for f in guest.init.received]
     assert types[0] == FrameType.HELLO
     assert types[-1] == FrameType.RUN
+
+
+async def test_a_start_marks_the_answers_that_come_apart(guest: FakeGuest) -> None:
+    guest.init.script.silent = frozenset({FrameType.CONFIGURE, FrameType.RUN})
+    marks: list[str] = []
+    marked = asyncio.Event()
+
+    def mark(phase: str) -> None:
+        marks.append(phase)
+        marked.set()
+
+    async with await GuestChannel.connect(guest.path) as channel, asyncio.TaskGroup() as tasks:
+        tasks.create_task(channel.start(CONFIGURE, mark=mark))
+        for answer, body in (
+            (FrameType.CONFIGURED, m.Empty()),
+            (FrameType.RUNNING, m.Running(pid=1)),
+        ):
+            await marked.wait()
+            marked.clear()
+            guest.write(p.encode_message(answer, 0, m.encode(body)))
+    assert marks == ["handshake", "mounts", "exec"]
+
+
+async def test_answers_in_one_breath_are_one_phase(guest: FakeGuest) -> None:
+    marks: list[str] = []
+    files = [GuestFile("/a", b"x"), GuestFile("/b", b"")]
+    async with await GuestChannel.connect(guest.path) as channel:
+        await channel.start(CONFIGURE, files, mark=marks.append)
+    assert marks == ["guest"]
 
 
 async def test_refused_start_names_the_step(guest: FakeGuest) -> None:
@@ -182,6 +212,18 @@ async def test_new_hello_ends_the_old_session(guest: FakeGuest, channel: GuestCh
         with pytest.raises(ChannelLost, match="opened anew"):
             await session.exit()
     assert (await channel.run_exec(m.ExecRequest(argv=("echo", "a")), timeout_s=1)).stdout == b"a\n"
+
+
+async def test_a_suspend_says_that_processes_are_to_stand_still(
+    guest: FakeGuest, channel: GuestChannel
+) -> None:
+    await channel.quiesce(freeze=True)
+    await channel.hello(resume=True)
+    await channel.quiesce()
+    await channel.hello()
+    said = [json.loads(frame.payload) for frame in guest.init.received[-4:]]
+    assert [message.get("freeze") for message in said] == [True, None, False, None]
+    assert [message.get("resume") for message in said] == [None, True, None, False]
 
 
 async def test_quiesce_ends_the_session_until_hello(guest: FakeGuest, channel: GuestChannel) -> None:
