@@ -6,6 +6,7 @@ by time. Lease nonce: 12 hex digits. Names: two words and a number.
 
 from __future__ import annotations
 
+import random
 import secrets
 import time
 
@@ -30,11 +31,12 @@ class UlidFactory:
     """Makes ULIDs that never go backwards within one process.
 
     Two made in the same millisecond differ by one in the random part, so their order is the order of making:
-    events are sorted by id alone.
+    events are sorted by id alone. They are unique, not secret: a generator seeded once by the system does.
     """
 
     def __init__(self) -> None:
         self._last = 0
+        self._random = random.Random()
 
     def new(self, now_ms: int | None = None) -> str:
         ms = time.time_ns() // 1_000_000 if now_ms is None else now_ms
@@ -42,7 +44,7 @@ class UlidFactory:
             value = self._last + 1
         else:
             # One bit is left free, so that counting up within a millisecond never reaches the next.
-            value = (ms << 80) | secrets.randbits(79)
+            value = (ms << 80) | self._random.getrandbits(79)
         self._last = value
         return encode_ulid(value)
 

@@ -101,8 +101,8 @@ class MachineRecords:
         row = self._db.read_one(f"{_FROM} WHERE m.id=?", (machine_id,))
         return None if row is None else _record(row)
 
-    def of_host(self, host: str) -> list[MachineRecord]:
-        return [_record(row) for row in self._db.read(f"{_FROM} WHERE m.host=? ORDER BY m.id", (host,))]
+    def ids_of_host(self, host: str) -> set[str]:
+        return {row[0] for row in self._db.read("SELECT id FROM machines WHERE host=?", (host,))}
 
 
 def _record(row: tuple[object, ...]) -> MachineRecord:

@@ -6,6 +6,7 @@ machines they run at the same time. Every verb is idempotent: after a crash the 
     prepare ──► start ──► (stop | kill | the process ends) ──► wait returns ──► cleanup ──► start …
                   │                                                               │
                   └── suspend ──► resume …                                        └── destroy
+                         └ cancelled ──► go_on
 
 After a worker's death a new worker calls `recover(handle)` for each handle it finds in its database, then goes on
 with `wait` as if nothing had happened.
@@ -28,6 +29,7 @@ class Capabilities(msgspec.Struct, kw_only=True, frozen=True):
     """What a driver can do, for admission and for `midge doctor`.
 
     `suspend` is ``memory`` (state on disk, memory freed), ``freeze`` (stopped in place, memory stays) or ``none``.
+    `kernel`: flavour and version of what new guests boot, as of now.
     """
 
     isolation: Literal["vm", "container", "none"]
@@ -37,9 +39,10 @@ class Capabilities(msgspec.Struct, kw_only=True, frozen=True):
     templates: bool = False
     oom_reported: bool = True
     acceleration: Literal["kvm", "tcg", "native", "none"] = "native"
+    kernel: str = ""
 
 
-class Handle(msgspec.Struct, kw_only=True, frozen=True):
+class Handle(msgspec.Struct, kw_only=True, frozen=True, gc=False):
     """What is needed to find a running machine again. Opaque above the driver, stored in the database."""
 
     driver: str
@@ -137,6 +140,10 @@ class Driver(Protocol):
         """Joins background work. Machines that run go on."""
         ...
 
+    def statistics(self) -> dict[str, int]:
+        """What it keeps ready, by name; may be empty. ``warm_slots``, ``parked_vms``, ``parked_memory_mb`` (MiB)."""
+        ...
+
     async def prepare(self, spec: MachineSpec) -> None:
         """Makes a later start fast: root filesystem of the image, template of the shape. At create and update."""
         ...
@@ -175,6 +182,8 @@ class Driver(Protocol):
         Raises:
             NotSupported: the driver cannot.
             OutOfSpace, DriverError: nothing has changed, the machine runs on.
+
+        When it is cancelled, the machine runs on or is suspended; `go_on` makes it run either way.
         """
         ...
 
@@ -183,6 +192,16 @@ class Driver(Protocol):
 
         Raises:
             SnapshotUnusable: missing, damaged, or from another kernel, VMM or CPU: a cold start is due.
+        """
+        ...
+
+    async def go_on(self, spec: MachineSpec, handle: Handle, trace: Trace) -> Handle:
+        """Takes back a suspend that was cancelled or has failed, however far it had come: the machine runs.
+
+        Nothing for a machine that runs anyway. A handle other than the given one says that it was resumed.
+
+        Raises:
+            SnapshotUnusable: it does not run, and cannot be brought back: a cold start is due.
         """
         ...
 

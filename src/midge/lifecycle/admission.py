@@ -35,7 +35,12 @@ class Capacity:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """All that the gates may look at."""
+    """All that the gates may look at.
+
+    Attributes:
+        memory_mb: what the machine uses, or would use if it ran.
+        new_memory_mb: what it is to run with after an update; 0: no update, or one that does not launch.
+    """
 
     machine_id: str
     state: State
@@ -44,6 +49,7 @@ class Facts:
     nonce: str = ""
     lease: Lease | None = None
     memory_mb: int = 0
+    new_memory_mb: int = 0
     capacity: Capacity = Capacity()
     story: Sequence[str] = field(default_factory=tuple)
 
@@ -75,17 +81,29 @@ def table_gate(facts: Facts) -> Decision:
 
 
 def capacity_gate(facts: Facts) -> None:
-    """A start needs memory; everything else was paid for already."""
-    if facts.capacity.free_mb is None or facts.request not in ("start", "restart"):
+    """A start needs memory, and so does an update to more of it; everything else was paid for already."""
+    if facts.capacity.free_mb is None:
         return
-    decision = decide(facts.state, facts.request, facts.story)
-    starts = isinstance(decision, Next) and facts.state != "started"
-    if starts and facts.memory_mb > facts.capacity.free_mb:
+    free_mb, needed_mb = max(facts.capacity.free_mb, 0), _more_memory_mb(facts)
+    if needed_mb > free_mb:
         raise Conflict(
             "aborted: could not reserve resource for machine: insufficient memory available to fulfill request "
             "on the current host",
-            hint=f"it needs {facts.memory_mb} MB, {max(facts.capacity.free_mb, 0)} MB are free: stop other machines",
+            hint=f"it needs {needed_mb} MB, {free_mb} MB are free: stop other machines",
         )
+
+
+def _more_memory_mb(facts: Facts) -> int:
+    """What the request would have counted beside what the machine has already; not positive: nothing."""
+    if facts.request == "update":
+        return facts.new_memory_mb - facts.memory_mb if facts.state == "started" else 0
+    if facts.request not in ("start", "restart"):
+        return 0
+    # Its memory is counted already where it runs, and where it is only about to be suspended.
+    starts = facts.state not in ("started", "suspending")
+    return (
+        facts.memory_mb if starts and isinstance(decide(facts.state, facts.request, facts.story), Next) else 0
+    )
 
 
 def rules_gate(facts: Facts) -> None:

@@ -123,10 +123,10 @@ TABLE: Final[dict[tuple[State, Event], Decision]] = {
     ("stopped", "update"): Next("replacing", run="update"),
     ("stopped", "destroy"): Next("destroying", run="destroy"),
     ("stopped", "force_destroy"): Next("destroying", run="destroy"),
-    # ── suspending: a start wins over it (the machine never left), everything else waits or ends it
+    # ── suspending: a start wins over it and keeps the same VM; everything else waits or ends it
     ("suspending", "op_done"): Settled(("suspended", "started")),
-    ("suspending", "op_failed"): Settled(("started",)),
-    ("suspending", "start"): Later(),
+    ("suspending", "op_failed"): Settled(("started", "failed")),
+    ("suspending", "start"): Next("starting", run="start", supersede=True),
     ("suspending", "stop"): Later(),
     ("suspending", "suspend"): Join(),
     ("suspending", "restart"): Later(),

@@ -38,6 +38,7 @@ from midge.worker.host import (
     UpdateMachine,
     WaitResult,
 )
+from midge.worker.trace import Traced
 
 
 class FakeHost:
@@ -191,7 +192,12 @@ class FakeHost:
         if isinstance(decide(cast(State, machine.view.state), "suspend"), Next):
             self.machines.set(machine, state="suspending")
             self.machines.event(machine, "suspend", "suspending", source)
-            self.machines.after(machine, lambda: self.machines.settle(machine, "suspend", "suspended"))
+
+            def end() -> None:
+                if machine.view.state == "suspending":  # no start came in between, and kept it running
+                    self.machines.settle(machine, "suspend", "suspended")
+
+            self.machines.after(machine, end)
 
     async def destroy(self, machine_id: str, *, force: bool = False, nonce: str = "") -> None:
         machine = self.machines.unlocked(machine_id, nonce)
@@ -274,6 +280,9 @@ class FakeHost:
 
     def phases(self, machine_id: str, limit: int) -> Sequence[dict[str, Any]]:
         return self.machines.get(machine_id).starts[:limit]
+
+    def take_traces(self) -> Sequence[Traced]:
+        return self.machines.traces.take()
 
     def versions(self, machine_id: str) -> Sequence[tuple[str, msgspec.Raw]]:
         return self.machines.get(machine_id).versions

@@ -16,6 +16,7 @@ from midge.ids import new_nonce, new_ulid
 from midge.lifecycle.admission import Lease, check_lease, live_lease
 from midge.lifecycle.states import PERSISTENT
 from midge.worker.host import EventView, LeaseView, MachineView, WaitResult
+from midge.worker.trace import Traced, Traces
 
 EVENTS_KEPT_MAX = 100  # of one machine
 _DEAD_ENDS = frozenset({"destroyed", "failed"})
@@ -40,6 +41,7 @@ class FakeMachines:
     def __init__(self) -> None:
         self.held = False
         self.pending: list[Callable[[], None]] = []
+        self.traces = Traces()
         self._machines: dict[str, FakeMachine] = {}
         self._changed = asyncio.Event()
         self._seq = 0
@@ -119,9 +121,11 @@ class FakeMachines:
         self.event(machine, "start", "starting", source)
 
         def end() -> None:
+            phases = [("journal", 1.0), ("restore", 3.0), ("exec", 14.0)]
             machine.starts.insert(
-                0, {"start_id": new_ulid(), "kind": kind, "phases": [["restore", 3.0], ["run", 14.0]]}
+                0, {"start_id": new_ulid(), "kind": kind, "phases": [list(phase) for phase in phases]}
             )
+            self.traces.add(Traced(kind, ok=True, total_ms=15.0, phases=phases))
             self.settle(machine, "start", "started")
 
         self.after(machine, end)

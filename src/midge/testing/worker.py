@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import hashlib
 from collections.abc import AsyncIterator, Callable
@@ -23,6 +22,7 @@ from midge.worker.catalog import Catalog
 from midge.worker.host import CreateMachine, ImageRefView
 from midge.worker.parts import ImageResult, Images, Parts, RunJournal, Settings
 from midge.worker.record import ImageProcess
+from midge.worker.running import running
 from midge.worker.worker import Worker
 
 MIGRATIONS = Path(__file__).parents[1] / "store" / "migrations" / "host"
@@ -58,12 +58,8 @@ async def running_worker(
     settings: Settings | None = None,
     database: Callable[[Path, Path], Database] = Database,
     engine: Callable[[Journal], Engine] = Engine,
-    crash: bool = False,
 ) -> AsyncIterator[Worker]:
-    """A worker on `root`; one that is opened on the same root later finds its machines.
-
-    With `crash` the tasks are cancelled and nothing is closed in good order, as if the process had been killed.
-    """
+    """A worker on `root`; one that is opened on the same root later finds its machines."""
     clock = clock or SystemClock()
     store = database(root / "host.db", MIGRATIONS)
     await store.open()
@@ -77,20 +73,11 @@ async def running_worker(
         engine=engine(RunJournal(store)),
     )
     worker = Worker(parts)
-    task = asyncio.create_task(worker.run())
     try:
-        ready = asyncio.create_task(worker.ready.wait())
-        await asyncio.wait([task, ready], return_when=asyncio.FIRST_COMPLETED)
-        if task.done():
-            ready.cancel()
-            await task
-        yield worker
+        async with running(worker):
+            yield worker
     finally:
-        task.cancel()
-        await asyncio.wait([task])
         await store.aclose()
-        if not task.cancelled() and task.exception() is not None and not crash:
-            raise task.exception() or AssertionError
 
 
 def create_request(*, skip_launch: bool = False, app: str = "test", **config: Any) -> CreateMachine:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 from collections.abc import AsyncIterator
@@ -17,7 +16,7 @@ from midge.cgroup import CgroupTree
 from midge.clock import Clock, SystemClock
 from midge.drivers.base import Driver
 from midge.drivers.mock import MockDriver
-from midge.drivers.qemu.pool_settings import PoolSettings
+from midge.drivers.pool_settings import ParkedSettings, PoolSettings
 from midge.errors import Conflict, NotSupported
 from midge.images.store import ImageStore, RegistryConfig
 from midge.net.config import NetConfig
@@ -29,6 +28,7 @@ from midge.store.sqlite import Database
 from midge.worker.catalog import Catalog
 from midge.worker.local import LocalHost
 from midge.worker.parts import Parts, RunJournal, Settings
+from midge.worker.running import running
 from midge.worker.store_images import StoreImages
 from midge.worker.worker import Worker
 
@@ -57,7 +57,8 @@ class HostSettings:
         subnet: addresses of the machines; ``auto`` takes the first of SUBNETS that the host does not use, and keeps it.
         rootfs_mb: size of a machine's writable layer.
         memory_total_mb: what machines may use in all, MiB; None: what the host has.
-        warm: the pool of warm slots (qemu).
+        warm: the pool of warm slots (qemu, container).
+        parked: bounds of the VMs that suspended machines leave standing (qemu).
         memory_overcommit: see `midge.worker.parts.Settings`.
     """
 
@@ -74,6 +75,7 @@ class HostSettings:
     subnet: str = "auto"
     memory_total_mb: int | None = None
     warm: PoolSettings = field(default_factory=PoolSettings)
+    parked: ParkedSettings = field(default_factory=ParkedSettings)
     rootfs_mb: int = 8192
     memory_overcommit: float = 1.5
     destroyed_kept_s: float = 600.0
@@ -119,37 +121,6 @@ async def open_host(
         worker = Worker(parts)
         async with running(worker):
             yield LocalHost(worker), images
-
-
-@contextlib.asynccontextmanager
-async def running(worker: Worker) -> AsyncIterator[None]:
-    """The worker's task, recovered. An error that ends it cancels the body, and is raised here."""
-    body = asyncio.current_task()
-    assert body is not None
-    inside = False
-
-    def ended(_: asyncio.Task[None]) -> None:
-        if inside:
-            body.cancel()
-
-    task = asyncio.create_task(worker.run(), name="worker")
-    task.add_done_callback(ended)
-    ready = asyncio.create_task(worker.ready.wait(), name="worker ready")
-    try:
-        await asyncio.wait([task, ready], return_when=asyncio.FIRST_COMPLETED)
-        if task.done():
-            await task
-        inside = True
-        yield
-    finally:
-        died, inside = inside and task.done(), False
-        for one in (ready, task):
-            one.cancel()
-        await asyncio.wait([ready, task])
-        if not task.cancelled() and (error := task.exception()) is not None:
-            if died:
-                body.uncancel()
-            raise error
 
 
 async def _driver(
@@ -257,6 +228,7 @@ def _qemu(settings: HostSettings, images: ImageStore, net: NetPool, cgroups: Cgr
             rootfs_mb=settings.rootfs_mb,
             nameservers=settings.nameservers,
             pool=settings.warm,
+            parked=settings.parked,
         ),
         images=images,
         net=net,
@@ -271,9 +243,11 @@ def _container(settings: HostSettings, images: ImageStore, net: NetPool, cgroups
     return ContainerDriver(
         ContainerSettings(
             rundir=settings.run_dir / "m",
+            layers=settings.data_dir / "layers",
             machines=settings.data_dir / "machines",
             runtime=settings.runtime,
             nameservers=settings.nameservers,
+            pool=settings.warm,
         ),
         images=images,
         net=net,

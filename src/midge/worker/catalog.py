@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Collection, Iterator
 from ipaddress import IPv4Address
@@ -137,10 +138,9 @@ class Catalog:
     ) -> list[Machine]:
         """Machines that match, by id, at most `limit` of those after `after_id`."""
         found: list[Machine] = []
-        for machine_id in self._sorted_ids():
-            if machine_id <= after_id:
-                continue
-            machine = self._machines[machine_id]
+        ids = self._sorted_ids()
+        for index in range(bisect_right(ids, after_id), len(ids)):
+            machine = self._machines[ids[index]]
             if app is not None and machine.app != app:
                 continue
             if machine.state == "destroyed" and not include_deleted and "destroyed" not in states:

@@ -55,7 +55,8 @@ async def commit(parts: Parts, change: Change) -> None:
     machine = change.machine
     columns = table.all_columns(machine) if change.whole else table.hot_columns(machine)
     runs = [table.run_columns(run) for run in change.runs]
-    ends = any(run.state != "running" for run in change.runs)
+    moment = table.moment_columns(machine)
+    prune = machine.seq % table.PRUNE_EVERY == 0  # every change has the next `seq`
 
     def job(connection: Any) -> None:
         (table.update_all if change.whole else table.update_hot)(connection, columns)
@@ -67,8 +68,8 @@ async def commit(parts: Parts, change: Change) -> None:
         for run in runs:
             table.put_run(connection, run)
         for told in change.events:
-            table.insert_event(connection, machine.id, told)
-        if ends:
+            table.insert_event(connection, moment, told)
+        if prune:
             table.prune(connection, machine.id)
 
     await parts.database.write(job)

@@ -39,7 +39,7 @@ def consequence(machine: Machine, status: ExitStatus, now_ns: int) -> Consequenc
     new = changed(machine, following.state, now_ns)
     params: dict[str, Any] = {"source": "flyd", "exited": True}
     if restarting:
-        new.retries_s = [at for at in machine.retries_s if now_s - at < WINDOW_S] + [now_s]
+        new.retries_s = (*(at for at in machine.retries_s if now_s - at < WINDOW_S), now_s)
         params |= {"policy": True, "delay_s": verdict.delay_s}
     left = exit_event(
         status, requested=False, restarting=restarting, restart_count=len(new.retries_s), now_ns=now_ns

@@ -17,9 +17,10 @@ from midge.machine.config import MachineConfig
 
 if TYPE_CHECKING:
     from midge.logs.reader import LogReader
+    from midge.worker.trace import Traced
 
 
-class ImageRefView(msgspec.Struct, kw_only=True, frozen=True):
+class ImageRefView(msgspec.Struct, kw_only=True, frozen=True, gc=False):
     registry: str
     repository: str
     tag: str
@@ -105,7 +106,7 @@ class WaitResult(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class HostStatus(msgspec.Struct, kw_only=True, frozen=True):
-    """For /readyz, `midge status` and placement. Memory in MiB."""
+    """For /readyz, `midge status` and placement. Memory in MiB. `kept`: what the driver keeps ready, by name."""
 
     name: str
     region: str
@@ -116,6 +117,8 @@ class HostStatus(msgspec.Struct, kw_only=True, frozen=True):
     memory_total_mb: int
     memory_reserved_mb: int
     cpus: int
+    kernel: str = ""
+    kept: dict[str, int] = {}
 
 
 class Host(Protocol):
@@ -201,7 +204,7 @@ class Host(Protocol):
     def phases(self, machine_id: str, limit: int) -> Sequence[dict[str, Any]]:
         """The named phases of the latest starts, newest first.
 
-        Each is ``{"start_id", "kind", "state", "error", "phases": [[name, ms]]}``.
+        Each is ``{"start_id", "kind", "state", "error", "phases": [[name, ms]], "started_at_ns", "resumed"}``.
         """
         ...
 
@@ -234,5 +237,9 @@ class Host(Protocol):
         ...
 
     def images_in_use(self) -> set[str]: ...
+
+    def take_traces(self) -> Sequence[Traced]:
+        """Operations that have ended since this was last called: for whoever counts them, of whom there is one."""
+        ...
 
     def status(self) -> HostStatus: ...

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from midge.errors import Unavailable
+from midge.lifecycle.admission import Capacity, Facts
 from midge.lifecycle.states import Request, State
 from midge.machine.spec import ExitStatus
 from midge.operations.model import Outcome
+from midge.worker.parts import Parts
+from midge.worker.record import Machine
+from midge.worker.trace import PhaseTrace
 from midge.worker.verbs.base import Context
 
 if TYPE_CHECKING:
@@ -37,6 +40,7 @@ class Ask:
     nonce: str
     answer: asyncio.Future[Accepted]
     internal: bool = False
+    trace: PhaseTrace = field(default_factory=PhaseTrace)
 
 
 @dataclass(slots=True)
@@ -73,10 +77,10 @@ class Inbox:
 
     def __init__(self, machine_id: str) -> None:
         self._id = machine_id
-        self._reports: deque[Report] = deque()
-        self._asks: deque[Ask | Call | None] = deque()
-        self._later: deque[Ask] = deque()
-        self._wake = asyncio.Event()
+        self._reports: list[Report] = []
+        self._asks: list[Ask | Call | None] = []
+        self._later: list[Ask] = []
+        self._sleeper: asyncio.Future[None] | None = None  # of the one reader, while there is nothing to read
 
     def __len__(self) -> int:
         return len(self._reports) + len(self._asks) + len(self._later)
@@ -88,21 +92,21 @@ class Inbox:
                 f"machine {self._id}: more than {INBOX_MAX} requests wait", hint="try again later"
             )
         self._asks.append(message)
-        self._wake.set()
+        self._wake()
 
     def post_first(self, message: Ask) -> None:
         """What the worker itself wants next; never refused."""
-        self._asks.appendleft(message)
-        self._wake.set()
+        self._asks.insert(0, message)
+        self._wake()
 
     def report(self, message: Report) -> None:
         self._reports.append(message)
-        self._wake.set()
+        self._wake()
 
     def poke(self) -> None:
         """Wakes the owner to look whether it is still needed."""
         self._asks.append(None)
-        self._wake.set()
+        self._wake()
 
     def put_aside(self, message: Ask) -> None:
         self._later.append(message)
@@ -114,18 +118,18 @@ class Inbox:
 
     def drop_reports(self, context: Context) -> None:
         """Forgets the end of a run that was superseded."""
-        kept = [r for r in self._reports if not (isinstance(r, Ended) and r.context is context)]
-        self._reports = deque(kept)
+        self._reports = [r for r in self._reports if not (isinstance(r, Ended) and r.context is context)]
 
     async def get(self) -> Report | Ask | Call | None:
         """The next message; None after a `poke`."""
-        while True:
-            if self._reports:
-                return self._reports.popleft()
-            if self._asks:
-                return self._asks.popleft()
-            self._wake.clear()
-            await self._wake.wait()
+        while not (self._reports or self._asks):
+            self._sleeper = asyncio.get_running_loop().create_future()
+            await self._sleeper
+        return self._reports.pop(0) if self._reports else self._asks.pop(0)
+
+    def _wake(self) -> None:
+        if self._sleeper is not None and not self._sleeper.done():
+            self._sleeper.set_result(None)
 
     def refuse_all(self, error: Exception) -> None:
         for waiting in [*self._asks, *self._later]:
@@ -133,6 +137,22 @@ class Inbox:
                 waiting.answer.set_exception(error)
         self._asks.clear()
         self._later.clear()
+
+
+def facts(ask: Ask, machine: Machine, parts: Parts) -> Facts:
+    """What admission may look at. No lease stands against what follows from the machine's own fate."""
+    return Facts(
+        machine_id=machine.id,
+        state=machine.state,
+        request=ask.request,
+        now_ns=parts.clock.now_ns(),
+        nonce=ask.nonce,
+        lease=None if ask.internal else machine.lease,
+        memory_mb=machine.memory_mb,
+        new_memory_mb=ask.params.get("memory_mb", 0),
+        capacity=Capacity(parts.free_mb()),
+        story=machine.story,
+    )
 
 
 def fail(done: asyncio.Future[None], error: BaseException) -> None:

@@ -15,6 +15,7 @@ from midge.errors import NotSupported, PreconditionFailed
 from midge.lifecycle.admission import live_lease
 from midge.logs.reader import LogReader
 from midge.worker import record_changes, table
+from midge.worker.arrivals import first_arrival
 from midge.worker.catalog import expand
 from midge.worker.host import (
     CreateMachine,
@@ -26,6 +27,7 @@ from midge.worker.host import (
     WaitResult,
 )
 from midge.worker.record import lease_view
+from midge.worker.trace import Traced
 from midge.worker.worker import Worker
 
 ANSWER_AFTER_S = 5.0  # a start that takes longer is answered before it has ended
@@ -50,11 +52,9 @@ class LocalHost:
     async def start(self, machine_id: str, *, nonce: str = "", source: str = "user") -> str:
         accepted = await self._worker.ask(machine_id, "start", {"source": source}, nonce=nonce)
         if accepted.done is not None:
-            try:
-                async with asyncio.timeout(ANSWER_AFTER_S):
-                    await asyncio.shield(accepted.done)
-            except TimeoutError:
-                pass
+            await asyncio.wait([accepted.done], timeout=ANSWER_AFTER_S)
+            if accepted.done.done():
+                accepted.done.result()
         return accepted.previous
 
     async def stop(
@@ -161,6 +161,8 @@ class LocalHost:
                 "kind": run.kind,
                 "state": run.state,
                 "phases": run.phases,
+                "started_at_ns": run.started_at_ns,
+                "resumed": (run.outputs.get("launch") or {}).get("resumed", False),
                 "error": (run.error or {}).get("message", ""),
             }
             for run in table.read_runs(self._parts.database, machine_id, limit)
@@ -181,19 +183,12 @@ class LocalHost:
         from_event_id: str = "",
     ) -> WaitResult:
         catalog = self._parts.catalog
-        if from_event_id:
-            machine = catalog.get(machine_id)
-            later = table.read_events(
-                self._parts.database, machine_id, EVENTS_ANSWERED_MAX, after_id=from_event_id
-            )
-            wanted = expand(states)
-            for event in reversed(later):
-                if event.status in wanted:
-                    return WaitResult(state=event.status, version=machine.version, event_id=event.id)
-            if machine.state in wanted:
-                # It was there before that event: only a later arrival counts.
-                return await catalog.wait_next(machine_id, states, version, timeout_s)
-        return await catalog.wait(machine_id, states, version, timeout_s)
+        if not from_event_id:
+            return await catalog.wait(machine_id, states, version, timeout_s)
+        machine = catalog.get(machine_id)
+        moments = table.read_moments(self._parts.database, machine_id, from_event_id)
+        found = first_arrival(moments, machine, from_event_id, expand(states), version)
+        return found or await catalog.wait_next(machine_id, states, version, timeout_s)
 
     # ── inside ────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -235,6 +230,9 @@ class LocalHost:
     def images_in_use(self) -> set[str]:
         return {m.image_ref.digest for m in self._parts.catalog if m.state != "destroyed"}
 
+    def take_traces(self) -> Sequence[Traced]:
+        return self._parts.traces.take()
+
     def status(self) -> HostStatus:
         settings, catalog = self._parts.settings, self._parts.catalog
         return HostStatus(
@@ -247,4 +245,6 @@ class LocalHost:
             memory_total_mb=settings.memory_total_mb or 0,
             memory_reserved_mb=catalog.reserved_mb,
             cpus=os.cpu_count() or 1,
+            kernel=self._parts.driver.capabilities.kernel,
+            kept=self._parts.driver.statistics() if self._worker.ready.is_set() else {},
         )

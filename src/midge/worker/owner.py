@@ -15,28 +15,26 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
 from typing import Any
 
 import structlog
 
 from midge.errors import MidgeError, Unavailable, chain
-from midge.ids import new_ulid
-from midge.lifecycle.admission import Capacity, Facts, admit
-from midge.lifecycle.states import OperationKind, Request, State
+from midge.lifecycle.admission import admit
+from midge.lifecycle.states import Request, State
 from midge.lifecycle.table import Join, Later, Next, Nothing, decide, settle
 from midge.machine.spec import ExitStatus
 from midge.operations.engine import error_as_data
 from midge.operations.model import Run
 from midge.worker.change import Change, commit, record_refusal
-from midge.worker.events import EVENT_TYPES, event
 from midge.worker.exits import consequence
-from midge.worker.host import EventView
-from midge.worker.inbox import Accepted, Ask, Call, Ended, Exit, Inbox, fail, seen
+from midge.worker.inbox import Accepted, Ask, Call, Ended, Exit, Inbox, facts, seen
 from midge.worker.parts import Parts
 from midge.worker.record import Machine
+from midge.worker.runner import Runner
+from midge.worker.trace import PhaseTrace, received_at
 from midge.worker.verbs import VERBS
-from midge.worker.verbs.base import Context, Follow, PhaseTrace, changed, merged
+from midge.worker.verbs.base import Follow, count, merged
 from midge.worker.watch import Watch
 
 # A report that could not be written is repeated: after 1, 2, 4 … seconds, in all for about a quarter of an hour.
@@ -47,13 +45,6 @@ REPORT_ATTEMPTS_MAX = 20
 _log = structlog.get_logger("midge.worker")
 
 
-@dataclass(slots=True)
-class _Current:
-    context: Context
-    task: asyncio.Task[None]
-    done: asyncio.Future[None]
-
-
 class Owner:
     """See the module. Made by the worker; `run` is its task."""
 
@@ -62,10 +53,9 @@ class Owner:
         self.parts = parts
         self._retired = retired
         self._inbox = Inbox(machine_id)
-        self._current: _Current | None = None
+        self._runner = Runner(machine_id, parts, self._inbox)
         self._watch = Watch(machine_id, parts.driver, self._inbox)
         self._early_exit: Exit | None = None
-        self._tasks: asyncio.TaskGroup | None = None
         self._adopted: tuple[Run | None, ExitStatus | None] | None = None
         self._reports_to_repeat = 0
         self.begun = False
@@ -77,14 +67,15 @@ class Owner:
 
     @property
     def _group(self) -> asyncio.TaskGroup:
-        assert self._tasks is not None, "only while `run` runs"
-        return self._tasks
+        assert self._runner.tasks is not None, "only while `run` runs"
+        return self._runner.tasks
 
     # ── what the worker calls ─────────────────────────────────────────────────────────────────────────────────
 
     def post(self, request: Request, params: dict[str, Any], *, nonce: str = "") -> asyncio.Future[Accepted]:
         """Puts a request to the machine. The answer comes once it is accepted and durable, or says why not."""
-        message = Ask(request, params, nonce, asyncio.get_running_loop().create_future())
+        trace = PhaseTrace(received_at.get())
+        message = Ask(request, params, nonce, asyncio.get_running_loop().create_future(), trace=trace)
         self._inbox.post(message)
         return message.answer
 
@@ -110,7 +101,7 @@ class Owner:
         """Handles messages until the machine is at rest and nobody wants anything."""
         try:
             async with asyncio.TaskGroup() as tasks:
-                self._tasks = tasks
+                self._runner.tasks = tasks
                 self._adopt()
                 while not self._idle():
                     message = await self._inbox.get()
@@ -125,8 +116,7 @@ class Owner:
             self._retire()
             gone = Unavailable(f"machine {self.id}: midge is shutting down", hint="try again")
             self._inbox.refuse_all(gone)
-            if self._current is not None:
-                fail(self._current.done, gone)
+            self._runner.end(gone)
 
     def _retire(self) -> None:
         self.closed = True
@@ -141,14 +131,14 @@ class Owner:
             if handle is not None and known_exit is not None:
                 # In case the run leads back to `started`: nothing runs any more.
                 self._early_exit = Exit(handle.start_id, known_exit)
-            self._execute(run, known_exit)
+            self._runner.execute(run, known_exit)
         elif handle is not None and known_exit is not None:
             self._inbox.report(Exit(handle.start_id, known_exit))
         elif handle is not None:
             self._watch.begin(self._group, handle)
 
     def _idle(self) -> bool:
-        return not (self._current or self._watch.active or len(self._inbox) or self._reports_to_repeat)
+        return not (self._runner.current or self._watch.active or len(self._inbox) or self._reports_to_repeat)
 
     async def _handle(self, message: Ask | Call) -> None:
         try:
@@ -170,123 +160,28 @@ class Owner:
             message.answer.set_result(result)
 
     async def _request(self, ask: Ask) -> Accepted | None:
-        machine = self.machine
-        decision = admit(self._facts(ask, machine))
+        machine, trace = self.machine, ask.trace
+        if not ask.internal:
+            trace.mark("waited" if trace.phases else "api")
+        decision = admit(facts(ask, machine, self.parts))
         previous = machine.state
         match decision:
             case Nothing():
                 return Accepted(previous, None)
             case Join():
-                return Accepted(previous, self._current.done if self._current else None)
+                current = self._runner.current
+                return Accepted(previous, current.done if current else None)
             case Later():
                 self._inbox.put_aside(ask)
                 return None
             case Next(state, run, supersede):
                 assert run is not None
-                interrupted = await self._interrupt() if supersede else None
-                try:
-                    done = await self._begin(run, state, ask.params, supersedes=interrupted)
-                except Exception:
-                    if interrupted is not None:  # nothing was written: it goes on where it was
-                        self._go_on(interrupted)
-                    raise
+                trace.mark("admission")
+                done = await self._runner.begin(run, state, ask.params, supersede=supersede, trace=trace)
                 return Accepted(previous, done)
         raise AssertionError(f"{decision} does not answer a request")
 
-    def _facts(self, ask: Ask, machine: Machine) -> Facts:
-        return Facts(
-            machine_id=machine.id,
-            state=machine.state,
-            request=ask.request,
-            now_ns=self.parts.clock.now_ns(),
-            nonce=ask.nonce,
-            lease=None if ask.internal else machine.lease,
-            memory_mb=machine.memory_mb,
-            capacity=Capacity(self.parts.free_mb()),
-            story=tuple(machine.story),
-        )
-
-    # ── operations ────────────────────────────────────────────────────────────────────────────────────────────
-
-    async def _begin(
-        self,
-        kind: OperationKind,
-        state: State,
-        params: dict[str, Any],
-        *,
-        events: list[EventView] | None = None,
-        machine: Machine | None = None,
-        supersedes: _Current | None = None,
-    ) -> asyncio.Future[None]:
-        """Journals the intent, then starts the operation. `machine` is the changed copy if there is one already.
-
-        The end of the operation it `supersedes` is part of the same write: there is never one in between.
-        """
-        now_ns = self.parts.clock.now_ns()
-        trace = PhaseTrace()
-        new = machine or changed(self.machine, state, now_ns)
-        change = params.pop("change", None)
-        if change is not None:
-            change(new)
-        run = Run(
-            id=new_ulid(),
-            subject=self.id,
-            kind=kind,
-            input=params,
-            step=VERBS[kind].operation.names()[0],
-            started_at_ns=now_ns,
-        )
-        if kind in ("start", "restart", "update"):
-            run.input.setdefault("start_id", run.id)
-        begun = event(EVENT_TYPES[kind], state, params.get("source", "user"), now_ns)
-        quiet = kind == "settle"  # the exit event says it all
-        ended = [_superseded(supersedes.context.run, now_ns)] if supersedes else []
-        await self.commit(
-            Change(
-                new,
-                events=[*(events or []), *([] if quiet else [begun])],
-                runs=[*ended, run],
-                whole=change is not None,
-            )
-        )
-        if supersedes is not None:
-            old = supersedes.context.run.kind
-            text = f"machine {self.id}: {old} was superseded by {kind}"
-            fail(supersedes.done, Unavailable(text, hint="ask again if it is still wanted"))
-        return self._execute(run, None, trace)
-
-    def _execute(
-        self, run: Run, known_exit: ExitStatus | None, trace: PhaseTrace | None = None
-    ) -> asyncio.Future[None]:
-        context = Context(self.parts, self.machine, run, trace or PhaseTrace(), known_exit)
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._current = _Current(context, self._run_steps(context), done)
-        return done
-
-    def _run_steps(self, context: Context) -> asyncio.Task[None]:
-        run = context.run
-        verb = VERBS[run.kind]  # type: ignore[index]  # journalled kinds are OperationKind
-
-        async def body() -> None:
-            outcome = await self.parts.engine.execute(verb.operation, run, context)
-            self._inbox.report(Ended(context, outcome))
-
-        return self._group.create_task(body(), name=f"{run.kind} {self.id}")
-
-    async def _interrupt(self) -> _Current | None:
-        """Cancels the operation under way and returns it. The one that follows begins with what it left."""
-        current, self._current = self._current, None
-        if current is None:
-            return None
-        current.task.cancel()
-        await asyncio.wait([current.task])
-        self._inbox.drop_reports(current.context)
-        return current
-
-    def _go_on(self, interrupted: _Current) -> None:
-        """Goes on with an operation that was cancelled for one that did not begin; its steps bear being repeated."""
-        interrupted.task = self._run_steps(interrupted.context)
-        self._current = interrupted
+    # ── reports ───────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _handle_report(self, report: Ended | Exit) -> None:
         try:
@@ -307,23 +202,17 @@ class Owner:
                 # What has happened stays true: most likely the disk is full, and room will be made.
                 self._reports_to_repeat += 1
                 self._group.create_task(self._repeat(report), name=f"repeat a report {self.id}")
-            elif isinstance(report, Ended) and self._is_current(report):
+            elif isinstance(report, Ended) and self._runner.is_current(report):
                 # The journal still says `running`: the next start of the worker takes it up again.
-                assert self._current is not None
-                fail(self._current.done, error)
-                self._current = None
+                self._runner.end(error)
 
     async def _repeat(self, report: Ended | Exit) -> None:
         await asyncio.sleep(min(REPORT_RETRY_FIRST_S * 2.0**report.attempts, REPORT_RETRY_MAX_S))
         self._reports_to_repeat -= 1
         self._inbox.report(report)
 
-    def _is_current(self, report: Ended) -> bool:
-        return self._current is not None and self._current.context is report.context
-
     async def _ended(self, report: Ended) -> None:
-        current = self._current
-        if current is None or not self._is_current(report):
+        if not self._runner.is_current(report):
             return
         context, outcome, run = report.context, report.outcome, report.context.run
         now_ns = self.parts.clock.now_ns()
@@ -343,13 +232,13 @@ class Owner:
                 runs=[run],
                 whole=run.kind in ("create", "update"),
                 forget_version=finish.forget_version,
+                replace_version_config=bool(
+                    finish.forget_version
+                ),  # its metadata may have been set meanwhile
             )
         )
-        self._current = None
-        if outcome.error is not None:
-            fail(current.done, outcome.error)
-        elif not current.done.done():
-            current.done.set_result(None)
+        count(context, ok=outcome.ok)
+        self._runner.end(outcome.error)
         await self._after(settled, finish.follow)
 
     def _settled(self, state: State, name: str) -> State:
@@ -378,7 +267,7 @@ class Owner:
 
     async def take_back(self) -> None:
         """Begins to remove what a create that failed has left."""
-        await self._begin("destroy", "launch_failed", {"source": "flyd", "launch_failed": True})
+        await self._runner.begin("destroy", "launch_failed", {"source": "flyd", "launch_failed": True})
 
     # ── exits ─────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -391,16 +280,12 @@ class Owner:
             self._early_exit = report
             return
         after = consequence(machine, report.status, self.parts.clock.now_ns())
-        await self._begin(
+        await self._runner.begin(
             after.kind, after.machine.state, after.params, events=[after.event], machine=after.machine
         )
-        assert self._current is not None
-        self._current.context.exit = report.status
+        assert self._runner.current is not None
+        self._runner.current.context.exit = report.status
 
     async def commit(self, change: Change) -> None:
         """Writes a change, then publishes the machine."""
         await commit(self.parts, change)
-
-
-def _superseded(run: Run, now_ns: int) -> Run:
-    return replace(run, state="superseded", finished_at_ns=now_ns)

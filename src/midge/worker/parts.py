@@ -17,6 +17,7 @@ from midge.worker import table
 from midge.worker.catalog import Catalog
 from midge.worker.host import ImageRefView
 from midge.worker.record import ImageProcess
+from midge.worker.trace import Traces
 
 
 class ImageResult(msgspec.Struct, kw_only=True, frozen=True):
@@ -83,6 +84,7 @@ class Parts:
     driver: Driver
     images: Images
     engine: Engine
+    traces: Traces = field(default_factory=Traces)
 
     def free_mb(self) -> int | None:
         """Memory that can still be promised to machines, MiB; None: the driver needs none."""
@@ -92,4 +94,8 @@ class Parts:
         return promised - self.catalog.reserved_mb
 
     def log_path(self, machine_id: str) -> Path:
-        return self.settings.logs_dir / machine_id / "output.log"
+        return Path(self.log_file(machine_id))
+
+    def log_file(self, machine_id: str) -> str:
+        """As text, for the start path: joining Paths costs more than most of what is done there."""
+        return f"{self.settings.logs_dir}/{machine_id}/output.log"

@@ -1,8 +1,7 @@
-"""A machine in the worker's memory: one small mutable object, written only by its owner task."""
+"""A machine in the worker's memory: one small object. A change is a changed copy, published whole."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
@@ -19,7 +18,7 @@ STORY_MAX = 12  # states remembered for an IllegalTransition
 _config_decoder = msgspec.json.Decoder(MachineConfig)
 
 
-class ImageProcess(msgspec.Struct, kw_only=True, frozen=True):
+class ImageProcess(msgspec.Struct, kw_only=True, frozen=True, gc=False):
     """What the image's configuration says about the process."""
 
     entrypoint: list[str] = []
@@ -29,9 +28,12 @@ class ImageProcess(msgspec.Struct, kw_only=True, frozen=True):
     user: str = ""
 
 
-@dataclass(slots=True)
-class Machine:
-    """All fields as in the table `machines`; the configuration stays encoded, since most machines are at rest."""
+class Machine(msgspec.Struct, gc=False):
+    """All fields as in the table `machines`; the configuration stays encoded, since most machines are at rest.
+
+    Nothing in it can refer back to it, so the cyclic collector need not look at ten thousand of them (`gc=False`);
+    nothing in it is changed in place, so a shallow copy is a copy.
+    """
 
     id: str
     app: str
@@ -52,9 +54,9 @@ class Machine:
     handle: Handle | None = None
     snapshot: dict[str, Any] | None = None
     lease: Lease | None = None
-    retries_s: list[float] = field(default_factory=list)
+    retries_s: tuple[float, ...] = ()
     destroyed_at_ns: int | None = None
-    story: list[str] = field(default_factory=list)
+    story: tuple[str, ...] = ()
 
     @property
     def config(self) -> MachineConfig:
@@ -62,8 +64,7 @@ class Machine:
 
     def move(self, state: State) -> None:
         self.state = state
-        self.story.append(state)
-        del self.story[:-STORY_MAX]
+        self.story = (*self.story, state)[-STORY_MAX:]
 
     def view(self, now_ns: int) -> MachineView:
         lease = live_lease(self.lease, now_ns)
@@ -83,6 +84,21 @@ class Machine:
             seq=self.seq,
             lease=lease_view(lease, self.version) if lease else None,
         )
+
+
+def with_metadata(config_json: bytes, changes: dict[str, str | None]) -> bytes:
+    """The configuration with these keys of its metadata set; None and "" remove one."""
+    if not changes:
+        return config_json
+    raw: dict[str, Any] = msgspec.json.decode(config_json)
+    metadata: dict[str, str] = dict(raw.get("metadata") or {})
+    for key, value in changes.items():
+        if value:
+            metadata[key] = value
+        else:
+            metadata.pop(key, None)
+    raw["metadata"] = metadata
+    return msgspec.json.encode(raw)
 
 
 def shape_of(config: MachineConfig) -> Shape:

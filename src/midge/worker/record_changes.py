@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import msgspec
-
 from midge.errors import Conflict, InvalidInput, LeaseHeld, NotFound, PreconditionFailed
 from midge.ids import new_nonce
 from midge.lifecycle.admission import Lease, check_lease, live_lease
@@ -14,7 +10,7 @@ from midge.worker.change import Change
 from midge.worker.events import event
 from midge.worker.host import LeaseView
 from midge.worker.owner import Owner
-from midge.worker.record import Machine, lease_view
+from midge.worker.record import Machine, lease_view, with_metadata
 from midge.worker.verbs.base import touched
 
 LEASE_TTL_MAX_S = 86_400
@@ -79,17 +75,9 @@ async def set_metadata(owner: Owner, *, changes: dict[str, str | None], machine_
             f"machine_version is {machine_version}, the machine has {machine.version}",
             hint="read the machine again",
         )
-    raw: dict[str, Any] = msgspec.json.decode(machine.config_json)
-    metadata: dict[str, str] = dict(raw.get("metadata") or {})
-    for key, value in changes.items():
-        if value:
-            metadata[key] = value
-        else:
-            metadata.pop(key, None)
-    check_metadata("metadata", metadata)
-    raw["metadata"] = metadata
     new = _copy(owner, machine)
-    new.config_json = msgspec.json.encode(raw)
+    new.config_json = with_metadata(machine.config_json, changes)
+    check_metadata("metadata", new.config.metadata or {})
     await owner.commit(Change(new, whole=True, replace_version_config=True))
 
 

@@ -12,11 +12,13 @@ from midge.lifecycle.admission import Lease
 from midge.machine.config import MachineConfig
 from midge.operations.model import Run
 from midge.store.sqlite import Database
+from midge.worker.arrivals import Moment
 from midge.worker.host import EventView, ImageRefView
 from midge.worker.record import ImageProcess, Machine, shape_of
 
 EVENTS_KEPT = 100  # a machine; older ones are dropped
 RUNS_KEPT = 20  # finished operations a machine, for `events --phases`
+PRUNE_EVERY = 16  # changes of a machine: looking for what is too old costs as much as a change itself
 
 _encode = msgspec.json.encode
 
@@ -165,21 +167,28 @@ def _machine(row: tuple[Any, ...]) -> Machine:
         handle=_handle_decoder.decode(row[15]) if row[15] else None,
         snapshot=msgspec.json.decode(row[16]) if row[16] else None,
         lease=_lease_decoder.decode(row[17]) if row[17] else None,
-        retries_s=msgspec.json.decode(row[18]),
+        retries_s=tuple(msgspec.json.decode(row[18])),
         destroyed_at_ns=row[19],
     )
 
 
-def insert_event(connection: apsw.Connection, machine_id: str, event: EventView) -> None:
+def moment_columns(machine: Machine) -> tuple[Any, ...]:
+    """What an event that is written together with the machine says about it."""
+    return (machine.id, machine.state, machine.version, machine.seq)
+
+
+def insert_event(connection: apsw.Connection, moment: tuple[Any, ...], event: EventView) -> None:
+    """`moment` as of `moment_columns`."""
     request = _text(event.request) if event.request is not None else None
     connection.execute(
-        "INSERT INTO events(machine_id, id, type, status, source, at_ms, request) VALUES(?,?,?,?,?,?,?)",
-        (machine_id, event.id, event.type, event.status, event.source, event.timestamp, request),
+        "INSERT INTO events(machine_id, state, version, seq, id, type, status, source, at_ms, request) "
+        "VALUES(?,?,?,?,?,?,?,?,?,?)",
+        (*moment, event.id, event.type, event.status, event.source, event.timestamp, request),
     )
 
 
 def prune(connection: apsw.Connection, machine_id: str) -> None:
-    """Keeps the newest events and operations of a machine."""
+    """Keeps the newest events and operations of a machine; what came since the last time is above the limits."""
     connection.execute(
         "DELETE FROM events WHERE machine_id=?1 AND id < "
         "(SELECT id FROM events WHERE machine_id=?1 ORDER BY id DESC LIMIT 1 OFFSET ?2)",
@@ -192,12 +201,20 @@ def prune(connection: apsw.Connection, machine_id: str) -> None:
     )
 
 
-def read_events(database: Database, machine_id: str, limit: int, after_id: str = "") -> list[EventView]:
-    """Newest first; with `after_id` only later ones."""
+def read_moments(database: Database, machine_id: str, first_id: str) -> list[Moment]:
+    """Of this event and all later ones, oldest first."""
     rows = database.read(
-        "SELECT id, type, status, source, at_ms, request FROM events WHERE machine_id=? AND id>? "
-        "ORDER BY id DESC LIMIT ?",
-        (machine_id, after_id, limit),
+        "SELECT id, state, version, seq FROM events WHERE machine_id=? AND id>=? AND seq IS NOT NULL ORDER BY id",
+        (machine_id, first_id),
+    )
+    return [Moment(*row) for row in rows]
+
+
+def read_events(database: Database, machine_id: str, limit: int) -> list[EventView]:
+    """Newest first."""
+    rows = database.read(
+        "SELECT id, type, status, source, at_ms, request FROM events WHERE machine_id=? ORDER BY id DESC LIMIT ?",
+        (machine_id, limit),
     )
     return [
         EventView(

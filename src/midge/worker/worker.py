@@ -162,11 +162,12 @@ class Worker:
         )
         launch = event("launch", "created", "user", now_ns)
         columns = table.run_columns(run)
+        moment = table.moment_columns(machine)
 
         def job(connection: Any) -> None:
             table.insert_machine(connection, machine)
             table.put_run(connection, columns)
-            table.insert_event(connection, machine.id, launch)
+            table.insert_event(connection, moment, launch)
 
         try:
             await parts.database.write(job)
@@ -207,7 +208,11 @@ class Worker:
         _check_version(request, machine)
         ref = await parts.images.resolve(config.image or "")
         version = new_ulid()
-        params: dict[str, Any] = {"skip_launch": request.skip_launch}
+        params: dict[str, Any] = {
+            "skip_launch": request.skip_launch,
+            "metadata": config.metadata or {},
+            "memory_mb": 0 if request.skip_launch else shape.memory_mb,
+        }
 
         def change(new: Machine) -> None:
             before = parts.catalog.get(machine_id)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import msgspec
 import pytest
 
+from midge.central import reconcile as reconciling
 from midge.central.apps import App
 from midge.central.reconcile import reconcile
 from midge.central.store import Central
@@ -76,3 +78,45 @@ async def test_a_machine_without_a_record_is_adopted(central: Central, app: App)
     found = central.machines.find(machine_id)
     assert found is not None and (found.app, found.name) == ("web", "one")
     assert await reconcile(central, host) == (0, 0)
+
+
+async def test_a_machine_takes_over_the_name_of_one_that_is_gone(central: Central, app: App) -> None:
+    host = FakeHost()
+    await central.machines.reserve(app, "1" * 14, "one", region="local", host="fake")
+    machine_id = await create(host, "one")
+    assert await reconcile(central, host) == (1, 1)
+    assert central.machines.find(machine_id) is not None
+
+
+async def test_many_machines_are_looked_at_in_pages(
+    central: Central, app: App, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reconciling, "PAGE", 2)
+    host = FakeHost()
+    for n in range(5):
+        await create(host, f"m{n}")
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    task = asyncio.create_task(others())
+    assert await reconcile(central, host) == (0, 5)
+    assert turns >= 3
+    task.cancel()
+    await asyncio.wait([task])
+
+
+async def test_what_comes_while_the_pages_are_read_is_not_taken_for_gone(
+    central: Central, app: App, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host = FakeHost()
+    machine_id = await create(host, "one")
+    view = host.get(machine_id)
+    await central.machines.reserve(app, machine_id, "one", region="local", host="fake")
+    monkeypatch.setattr(host, "list", lambda **_: [])
+    assert await reconcile(central, host) == (0, 0)
+    assert central.machines.find(view.id) is not None

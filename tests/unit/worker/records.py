@@ -16,7 +16,7 @@ IMAGE = ImageRefView(registry="docker.io", repository="library/debian", tag="12"
 
 def machine(process: ImageProcess | None = None, **fields: Any) -> Machine:
     """A machine; keyword arguments that are no columns are members of its configuration."""
-    columns = {name: fields.pop(name) for name in list(fields) if name in Machine.__slots__}  # type: ignore[attr-defined]  # by slots=True
+    columns = {name: fields.pop(name) for name in list(fields) if name in Machine.__struct_fields__}
     config = {"image": "debian:12", "guest": {"cpus": 1, "memory_mb": 256, "cpu_kind": "shared"}, **fields}
     defaults: dict[str, Any] = {
         "id": "1857156b526dd8",

@@ -8,10 +8,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from midge.errors import Conflict, InvalidInput, LeaseHeld, NotFound, PreconditionFailed
+from midge.errors import Conflict, DeadlineExceeded, InvalidInput, LeaseHeld, NotFound, PreconditionFailed
+from midge.machine.config import MachineConfig
 from midge.machine.normalise import METADATA_MAX_BYTES
 from midge.testing.worker import create_request, mock_order, running_worker, settled
-from midge.worker.host import MachineView
+from midge.worker.host import MachineView, UpdateMachine
 from midge.worker.local import LocalHost
 from midge.worker.worker import Worker
 
@@ -141,6 +142,46 @@ async def test_waiting_from_an_event_on_finds_what_has_passed_already(tmp_path: 
         found = await host.wait(view.id, states={"started"}, timeout_s=1.0, from_event_id=begin)
         assert found.state == "started"
         assert found.event_id > begin
+
+
+async def test_waiting_from_an_event_on_takes_no_failure_for_a_state(tmp_path: Path) -> None:
+    async with running_worker(tmp_path) as worker:
+        host, view = await make(worker, metadata=mock_order(fail_suspend=1))
+        begin = host.events(view.id, 1)[0].id
+        await host.start(view.id)
+        await host.suspend(view.id)
+        await settled(worker, view.id, "started")
+        assert host.events(view.id, 1)[0].status == "failed", "the suspend; the machine runs on"
+        with pytest.raises(DeadlineExceeded, match="currently started"):
+            await host.wait(view.id, states={"failed"}, timeout_s=0.01, from_event_id=begin)
+
+
+async def test_waiting_from_an_event_on_waits_for_that_version(tmp_path: Path) -> None:
+    async with running_worker(tmp_path) as worker:
+        host, view = await make(worker)
+        begin = host.events(view.id, 1)[0].id
+        await host.start(view.id)
+        raw = msgspec.json.encode({"image": "busybox", "metadata": mock_order(start_ms=20)})
+        config = msgspec.json.decode(raw, type=MachineConfig)
+        new = await host.update(view.id, UpdateMachine(config=config, config_json=raw))
+        found = await host.wait(
+            view.id, states={"started"}, timeout_s=5.0, from_event_id=begin, version=new.version
+        )
+        assert (found.state, found.version) == ("started", new.version)
+        assert (await host.wait(view.id, states={"started"}, timeout_s=5.0, from_event_id=begin)).version == (
+            view.version
+        )
+
+
+async def test_waiting_from_an_exit_on_finds_the_stop_it_led_to(tmp_path: Path) -> None:
+    async with running_worker(tmp_path) as worker:
+        host, view = await make(worker, metadata=mock_order(exit_after_ms=1))
+        await host.start(view.id)
+        await settled(worker, view.id, "stopped")
+        left = host.events(view.id, 1)[0]
+        assert left.type == "exit"
+        found = await host.wait(view.id, states={"stopped"}, timeout_s=1.0, from_event_id=left.id)
+        assert found.state == "stopped"
 
 
 async def test_waiting_from_the_newest_event_on_waits_for_the_next(tmp_path: Path) -> None:

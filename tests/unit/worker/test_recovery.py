@@ -80,7 +80,7 @@ async def test_a_handle_of_another_driver_is_lost_and_says_why(tmp_path: Path) -
 
 
 async def test_a_half_done_start_is_finished(tmp_path: Path) -> None:
-    async with running_worker(tmp_path, crash=True) as worker:
+    async with running_worker(tmp_path) as worker:
         view = await worker.create(create_request(metadata=mock_order(start_ms=50)))
         await settled(worker, view.id, "starting")
     async with running_worker(tmp_path) as worker:

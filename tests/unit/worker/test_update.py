@@ -14,6 +14,7 @@ from midge.machine.config import MachineConfig
 from midge.testing.worker import FakeImages, create_request, mock_order, running_worker, settled
 from midge.worker import table
 from midge.worker.host import MachineView, UpdateMachine
+from midge.worker.local import LocalHost
 from midge.worker.worker import Worker
 from tests.unit.worker.records import until
 
@@ -90,6 +91,42 @@ async def test_an_image_that_cannot_be_had_leaves_the_old_version_running(tmp_pa
         assert newest.request["error"]["message"] == "gone meanwhile"
         await worker.parts.driver.kill(after.handle)  # type: ignore[arg-type]  # it runs
         assert await settled(worker, old.id, "restarting") == "restarting", "its exit is still watched for"
+
+
+async def test_metadata_set_during_an_update_that_is_taken_back_stays(tmp_path: Path) -> None:
+    async with running_worker(tmp_path) as worker:
+        host = LocalHost(worker)
+        old = await make(worker, metadata={"kept": "1", "gone": "1", "both": "old"})
+        metadata = {**mock_order(prepare_ms=50, fail_prepare=9, fail_final=True), "gone": "1", "both": "new"}
+        await worker.update(old.id, request(metadata=metadata))
+        await host.set_metadata(old.id, {"set": "1", "gone": ""})
+        assert await settled(worker, old.id) == "started"
+        machine = worker.parts.catalog.get(old.id)
+        wanted = {"kept": "1", "both": "old", "set": "1"}
+        assert (machine.version, machine.config.metadata) == (old.version, wanted)
+        [(version, config)] = host.versions(old.id)
+        assert (version, msgspec.json.decode(config)["metadata"]) == (old.version, wanted)
+
+
+async def test_an_update_to_more_memory_than_is_free_is_refused(tmp_path: Path) -> None:
+    async with running_worker(tmp_path) as worker:
+        worker.parts.settings.memory_total_mb = 1024
+        worker.parts.settings.memory_overcommit = 1.0
+        old = await make(worker, guest={"memory_mb": 256})
+        await make(worker, guest={"memory_mb": 256})
+        with pytest.raises(Conflict, match="could not reserve resource for machine"):
+            await worker.update(old.id, request(guest={"memory_mb": 1024}))
+        assert (worker.parts.catalog.get(old.id).version, versions(worker, old.id)) == (
+            old.version,
+            [old.version],
+        )
+        await worker.update(old.id, request(guest={"memory_mb": 768}))
+        await settled(worker, old.id, "started")
+        assert worker.parts.free_mb() == 0
+        await worker.update(old.id, request(guest={"memory_mb": 256}))
+        await settled(worker, old.id, "started")
+        await worker.update(old.id, request(guest={"memory_mb": 1024}, skip_launch=True))
+        assert await settled(worker, old.id, "stopped") == "stopped"
 
 
 async def test_a_new_version_that_does_not_start_is_failed(tmp_path: Path) -> None:

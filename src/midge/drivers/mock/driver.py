@@ -57,6 +57,9 @@ class MockDriver:
             timer.cancel()
         self._timers.clear()
 
+    def statistics(self) -> dict[str, int]:
+        return {}
+
     async def prepare(self, spec: MachineSpec) -> None:
         order = orders.parse(spec.mock)
         await self._delay(order.prepare_ms)
@@ -135,6 +138,13 @@ class MockDriver:
         self.host.drop_snapshot(spec.machine_id)
         trace.mark("restore")
         return handle
+
+    async def go_on(self, spec: MachineSpec, handle: Handle, trace: Trace) -> Handle:
+        running = self.host.read(spec.machine_id)
+        if running is not None and running.start_id == handle.start_id:
+            self.host.drop_snapshot(spec.machine_id)
+            return handle
+        return await self.resume(spec, {"start_id": handle.start_id}, trace)
 
     async def discard_snapshot(self, machine_id: str, snapshot: dict[str, Any]) -> None:
         self.host.drop_snapshot(machine_id)

@@ -27,6 +27,7 @@ class MockHost:
 
     def __init__(self, root: Path) -> None:
         self._root = root
+        self._run = f"{root}/run/"
         self._decoder = msgspec.json.Decoder(Process)
 
     def open(self) -> None:
@@ -34,31 +35,25 @@ class MockHost:
             (self._root / kind).mkdir(parents=True, exist_ok=True)
 
     def read(self, machine_id: str) -> Process | None:
-        try:
-            return self._decoder.decode((self._root / "run" / machine_id).read_bytes())
-        except (FileNotFoundError, msgspec.DecodeError):
-            return None
+        return self._get(self._run + machine_id)
 
     def write(self, machine_id: str, process: Process) -> None:
-        self._put(self._root / "run" / machine_id, msgspec.json.encode(process))
+        self._put(self._run + machine_id, msgspec.json.encode(process))
 
     def remove(self, machine_id: str) -> None:
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(self._root / "run" / machine_id)  # noqa: PTH108 (a Path costs more than the call; start path)
+            os.unlink(self._run + machine_id)  # noqa: PTH108 (a Path costs more than the call; start path)
 
     def running(self) -> set[str]:
         return {entry.name for entry in os.scandir(self._root / "run") if not entry.name.endswith(".new")}
 
     def save_snapshot(self, machine_id: str, process: Process) -> Path:
         path = self._root / "snapshots" / machine_id
-        self._put(path, msgspec.json.encode(process))
+        self._put(str(path), msgspec.json.encode(process))
         return path
 
     def load_snapshot(self, machine_id: str) -> Process | None:
-        try:
-            return self._decoder.decode((self._root / "snapshots" / machine_id).read_bytes())
-        except (FileNotFoundError, msgspec.DecodeError):
-            return None
+        return self._get(f"{self._root}/snapshots/{machine_id}")
 
     def drop_snapshot(self, machine_id: str) -> None:
         (self._root / "snapshots" / machine_id).unlink(missing_ok=True)
@@ -89,8 +84,20 @@ class MockHost:
             for kind in ("run", "snapshots", "prepared", "failures")
         }
 
+    def _get(self, path: str) -> Process | None:
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return None
+        try:
+            return self._decoder.decode(os.read(fd, os.fstat(fd).st_size))
+        except msgspec.DecodeError:
+            return None
+        finally:
+            os.close(fd)
+
     @staticmethod
-    def _put(path: Path, data: bytes) -> None:
+    def _put(path: str, data: bytes) -> None:
         fresh = f"{path}.new"
         fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         try:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import copy
 import signal
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,6 +23,7 @@ from midge.worker.host import EventView
 from midge.worker.parts import ImageResult, Parts
 from midge.worker.record import Machine
 from midge.worker.spec_builder import build_spec
+from midge.worker.trace import PhaseTrace, Traced
 
 KILL_TIMEOUT_S = 10.0  # from SIGKILL of a VMM or container until it must be gone
 STOP_SIGNAL_DEFAULT = "SIGINT"
@@ -35,17 +35,6 @@ _log = structlog.get_logger("midge.worker")
 Follow = tuple[Request, dict[str, Any]]
 
 
-class PhaseTrace:
-    """Marks the ends of a run's phases, in milliseconds since the decision."""
-
-    def __init__(self) -> None:
-        self._begun = time.perf_counter()
-        self.phases: list[tuple[str, float]] = []
-
-    def mark(self, phase: str) -> None:
-        self.phases.append((phase, round((time.perf_counter() - self._begun) * 1000, 3)))
-
-
 @dataclass(slots=True)
 class Context:
     """One run of a verb.
@@ -53,6 +42,7 @@ class Context:
     Attributes:
         machine: as it was when the run began; never changed here.
         exit: the driver's report, when the process had ended before the run came to look.
+        kept: what runs after a suspend that failed; None if nothing does.
     """
 
     parts: Parts
@@ -60,11 +50,12 @@ class Context:
     run: Run
     trace: PhaseTrace
     exit: ExitStatus | None = None
+    kept: Handle | None = None
 
     def spec(self, machine: Machine | None = None) -> MachineSpec:
         target = machine or self.machine
         start_id = self.run.input.get("start_id", self.run.id)
-        return build_spec(target, start_id, str(self.parts.log_path(target.id)))
+        return build_spec(target, start_id, self.parts.log_file(target.id))
 
     def output(self, step: str) -> Any:
         return self.run.outputs.get(step)
@@ -100,8 +91,6 @@ class Verb:
 def changed(machine: Machine, state: State, now_ns: int) -> Machine:
     """A copy in another state. Machines in the catalog are never changed in place."""
     copied = copy.copy(machine)
-    copied.story = list(machine.story)
-    copied.retries_s = list(machine.retries_s)
     copied.move(state)
     copied.updated_at_ns = now_ns
     copied.seq = machine.seq + 1
@@ -111,7 +100,7 @@ def changed(machine: Machine, state: State, now_ns: int) -> Machine:
 def touched(machine: Machine, now_ns: int) -> Machine:
     """A copy in the same state, for a change of its record or a new event."""
     copied = changed(machine, machine.state, now_ns)
-    copied.story = list(machine.story)
+    copied.story = machine.story
     return copied
 
 
@@ -121,6 +110,16 @@ def merged(before: Machine, now: Machine) -> Machine:
     copied.seq = now.seq
     copied.config_json, copied.lease, copied.cordoned = now.config_json, now.lease, now.cordoned
     return copied
+
+
+def count(context: Context, *, ok: bool) -> None:
+    """Keeps an ended run for the metrics; not one that an earlier worker began: who knows when that was asked for."""
+    run, trace = context.run, context.trace
+    if run.resumed:
+        return
+    resumed = run.kind == "start" and (context.output("launch") or {}).get("resumed", False)
+    kind = "resume" if resumed else run.kind
+    context.parts.traces.add(Traced(kind, ok, trace.elapsed_ms(), trace.phases))
 
 
 def exit_of(context: Context) -> ExitStatus | None:
@@ -225,20 +224,34 @@ async def launch(context: Context) -> dict[str, Any]:
     machine = with_image(context, context.machine)
     spec = context.spec(machine)
     note = ""
-    context.trace.mark("journal")
+    # A step that is tried again has spent the time since on its first try, and on the pause.
+    context.trace.mark("retry" if context.trace.has("journal") else "journal")
     # A run that halted the machine first has dropped its snapshot.
     snapshot = machine.snapshot if context.output("halt") is None else None
-    if snapshot is not None and context.run.input.get("resume", True):
-        try:
+    try:
+        handle = await _go_on(context, spec) if _was_being_suspended(context) else None
+        if snapshot is not None and context.run.input.get("resume", True):
             handle = await parts.driver.resume(spec, snapshot, context.trace)
+        if handle is not None:
             return {"handle": msgspec.to_builtins(handle), "resumed": True, "note": ""}
-        except SnapshotUnusable as error:
-            note = f"cold start: {chain(error)}"
-            _log.warning("snapshot unusable", machine=machine.id, error=chain(error))
-            await parts.driver.discard_snapshot(machine.id, snapshot)
-            await parts.driver.cleanup(machine.id, None)
+    except SnapshotUnusable as error:
+        note = f"cold start: {chain(error)}"
+        _log.warning("snapshot unusable", machine=machine.id, error=chain(error))
+        await parts.driver.discard_snapshot(machine.id, snapshot or {})
+        await parts.driver.cleanup(machine.id, None)
     handle = await parts.driver.start(spec, context.trace)
     return {"handle": msgspec.to_builtins(handle), "resumed": False, "note": note}
+
+
+def _was_being_suspended(context: Context) -> bool:
+    return context.run.input.get("superseded") == "suspend"
+
+
+async def _go_on(context: Context, spec: MachineSpec) -> Handle | None:
+    """A start that came during a suspend keeps the machine where it is."""
+    if context.machine.handle is None:
+        return None
+    return await context.parts.driver.go_on(spec, context.machine.handle, context.trace)
 
 
 async def undo_launch(context: Context, error: BaseException | None) -> None:

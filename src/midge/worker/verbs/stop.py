@@ -19,7 +19,7 @@ def finish(context: Context, outcome: Outcome, now_ns: int) -> Finish:
     machine = changed(context.machine, "stopped", now_ns)
     machine.handle = None
     machine.snapshot = None
-    machine.retries_s = []
+    machine.retries_s = ()
     events = requested_exit(context, machine, now_ns)
     if not events:
         events = [event("stop", "stopped", "flyd", now_ns)]

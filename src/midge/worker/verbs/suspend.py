@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from midge.errors import DriverError
+from midge.errors import DriverError, SnapshotUnusable
 from midge.operations.model import Operation, Outcome, Step
 from midge.worker.events import event, failure
 from midge.worker.verbs.base import CLEANUP, Context, Finish, Verb, changed
 
 
 async def save(context: Context) -> dict[str, Any]:
+    context.trace.mark("journal")
     if context.machine.handle is None:
         raise DriverError("nothing runs that could be suspended")
     record = await context.parts.driver.suspend(context.spec(), context.machine.handle)
@@ -18,9 +19,28 @@ async def save(context: Context) -> dict[str, Any]:
     return record
 
 
+async def undo(context: Context, error: BaseException | None) -> None:
+    """After a suspend that failed, before its effect or after it, the machine runs; if it cannot, nothing is left."""
+    machine, driver = context.machine, context.parts.driver
+    if error is None or machine.handle is None:
+        return
+    try:
+        context.kept = await driver.go_on(context.spec(), machine.handle, context.trace)
+    except SnapshotUnusable:
+        if context.exit is not None:
+            # It ended while no worker looked: its exit is on its way, and says what follows.
+            context.kept = machine.handle
+            return
+        await driver.discard_snapshot(machine.id, {})
+        await driver.cleanup(machine.id, machine.handle)
+        raise
+
+
 def finish(context: Context, outcome: Outcome, now_ns: int) -> Finish:
     if outcome.error is not None:
-        machine = changed(context.machine, "started", now_ns)
+        machine = changed(context.machine, "started" if context.kept else "failed", now_ns)
+        machine.handle = context.kept
+        machine.snapshot = None
         return Finish(
             machine, "op_failed", [event("suspend", "failed", "flyd", now_ns, failure(outcome.error))]
         )
@@ -30,4 +50,4 @@ def finish(context: Context, outcome: Outcome, now_ns: int) -> Finish:
     return Finish(machine, events=[event("suspend", "suspended", "flyd", now_ns)])
 
 
-VERB = Verb("suspend", Operation("suspend", [Step("save", save, attempts=1), CLEANUP]), finish)
+VERB = Verb("suspend", Operation("suspend", [Step("save", save, attempts=1), CLEANUP], finalise=undo), finish)

@@ -16,7 +16,7 @@ from midge.machine.config import MachineConfig
 from midge.operations.model import Operation, Outcome, Step
 from midge.worker.events import event, failure
 from midge.worker.host import ImageRefView
-from midge.worker.record import ImageProcess, Machine, shape_of
+from midge.worker.record import ImageProcess, Machine, shape_of, with_metadata
 from midge.worker.verbs.base import (
     CLEANUP,
     HALT,
@@ -77,16 +77,23 @@ def finish(context: Context, outcome: Outcome, now_ns: int) -> Finish:
 
 
 def _go_back(context: Context, error: Exception, now_ns: int) -> Finish:
-    """The old version as it was. It never stopped."""
+    """The old version as it was, with the metadata that was set meanwhile. It never stopped."""
     old = context.run.input["old"]
     machine = changed(context.machine, old["state"], now_ns)
     machine.version = old["version"]
-    machine.config_json = base64.b64decode(old["config"])
+    machine.config_json = with_metadata(base64.b64decode(old["config"]), _metadata_set_since(context))
     machine.image_ref = msgspec.convert(old["image_ref"], ImageRefView)
     machine.image_process = msgspec.convert(old["image_process"], ImageProcess)
     machine.memory_mb = shape_of(msgspec.json.decode(machine.config_json, type=MachineConfig)).memory_mb
     failed = event("update", "failed", "flyd", now_ns, failure(error))
     return Finish(machine, "op_failed", [failed], forget_version=context.machine.version)
+
+
+def _metadata_set_since(context: Context) -> dict[str, str | None]:
+    """What has changed in the new version's metadata since the update began."""
+    now = context.machine.config.metadata or {}
+    begun: dict[str, str] = context.run.input.get("metadata", now)  # unknown to updates of an earlier Midge
+    return {key: now.get(key) for key in begun.keys() | now.keys() if begun.get(key) != now.get(key)}
 
 
 async def prepare_done(context: Context) -> dict[str, bool]:
