@@ -47,12 +47,13 @@ async def ensure_root_token(paths: Paths, tokens: Tokens) -> tuple[str, bool]:
 
 
 def replace_file(path: Path, content: bytes, *, mode: int) -> None:
-    """Replaces the file; after a crash it is the old or the new one."""
+    """Replaces the file by one of this mode; after a crash it is the old or the new one."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     temporary.unlink(missing_ok=True)
     try:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
         with os.fdopen(descriptor, "wb") as file:
+            os.fchmod(file.fileno(), mode)  # whatever the umask
             file.write(content)
             file.flush()
             os.fsync(file.fileno())

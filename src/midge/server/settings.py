@@ -73,11 +73,29 @@ class Settings(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=
     ] = ""
     warm_slots: Annotated[
         int,
-        Meta(ge=0, le=1024, description="Virtual machines kept waiting for the next start, in all. 0: none."),
+        Meta(
+            ge=0,
+            le=1024,
+            description="Guests (VMs, containers) kept waiting for the next start, in all. 0: none.",
+        ),
     ] = 8
     warm_memory_mb: Annotated[
         int, Meta(ge=0, description="Memory that waiting guests may take in all, MiB.")
     ] = 1024
+    parked_max: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=1024,
+            description="Virtual machines kept after a suspend, so that a resume takes milliseconds. 0: none.",
+        ),
+    ] = 4
+    parked_memory_mb: Annotated[
+        int, Meta(ge=0, description="Memory that they may take in all, MiB. A larger machine is not kept.")
+    ] = 512
+    parked_s: Annotated[
+        float, Meta(gt=0, le=86_400, description="How long one is kept, seconds; then it uses disk only.")
+    ] = 300.0
     kernel: Annotated[
         Literal["auto", "debian", "trimmed", "custom"],
         Meta(description="Guest kernel of virtual machines: auto, debian, trimmed or custom."),

@@ -10,7 +10,7 @@
 `synchronous=FULL`: what `write` returned from is on the disk. Jobs that arrive while a commit is under way share the
 next one, so that durability costs one fsync a group and not one a job. A job that raises is rolled back alone.
 
-A file of `RESERVE_BYTES` lies beside the database. When the disk is full the reserve is given up and the group is
+A reserve lies beside the database (`midge.store.reserve`). When the disk is full it is given up and the group is
 committed again, so that a full disk can fail an operation but not the journal that says so.
 """
 
@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import queue
 import threading
 from collections.abc import Callable, Iterable, Sequence
@@ -30,13 +29,13 @@ import structlog
 
 from midge.errors import MidgeError, OutOfSpace, Unavailable
 from midge.store.migrate import migrate
+from midge.store.reserve import Reserve
 
 T = TypeVar("T")
 Job = Callable[[apsw.Connection], Any]
 
 WRITE_QUEUE_MAX = 20_000  # jobs waiting; more means the disk does not keep up
 GROUP_MAX = 512  # jobs in one commit: bounds how long the first of them waits
-RESERVE_BYTES = 4 * 1024 * 1024  # a few thousand journal rows
 READ_CACHE_KIB = 16_384
 BUSY_TIMEOUT_MS = 5_000
 
@@ -69,7 +68,8 @@ class Database:
     def __init__(self, path: Path, migrations: Path) -> None:
         self.path = path
         self._migrations = migrations
-        self._queue: queue.Queue[_Pending | None] = queue.Queue()
+        self._reserve = Reserve(path.with_name(path.name + ".reserve"))
+        self._queue: queue.SimpleQueue[_Pending | None] = queue.SimpleQueue()
         self._waiting = 0
         self._thread: threading.Thread | None = None
         self._reader: apsw.Connection | None = None
@@ -142,25 +142,23 @@ class Database:
         connection.execute("PRAGMA synchronous=FULL")
         connection.execute("PRAGMA foreign_keys=ON")
         migrate(connection, self._migrations, self.path)
-        self._fill_reserve()
+        self._reserve.fill()
         return connection
 
-    @property
-    def _reserve(self) -> Path:
-        return self.path.with_name(self.path.name + ".reserve")
-
-    def _fill_reserve(self) -> None:
-        with contextlib.suppress(OSError):
-            fd = os.open(self._reserve, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            try:
-                os.posix_fallocate(fd, 0, RESERVE_BYTES)
-            finally:
-                os.close(fd)
+    def _next(self) -> _Pending | None:
+        """The next job. While the reserve is missing, it is looked after in between."""
+        while (due_in_s := self._reserve.due_in_s) is not None:
+            if due_in_s == 0.0:
+                self._reserve.fill()
+                continue
+            with contextlib.suppress(queue.Empty):
+                return self._queue.get(timeout=due_in_s)
+        return self._queue.get()
 
     def _run(self, connection: apsw.Connection) -> None:
         stop = False
         while not stop:
-            first = self._queue.get()
+            first = self._next()
             if first is None:
                 break
             group = [first]
@@ -184,7 +182,7 @@ class Database:
             try:
                 self._transaction(connection, group)
             except apsw.FullError as error:
-                if attempt == 1 and self._give_up_reserve():
+                if attempt == 1 and self._reserve.give_up():
                     continue
                 full = OutOfSpace(
                     f"no space left for {self.path.name}",
@@ -197,29 +195,27 @@ class Database:
                 self._fail(group, error)
             return
 
-    def _give_up_reserve(self) -> bool:
-        try:
-            self._reserve.unlink()
-        except FileNotFoundError:
-            return False
-        _log.warning("disk full: the reserve is in use", database=self.path.name)
-        return True
-
-    def _transaction(self, connection: apsw.Connection, group: Iterable[_Pending]) -> None:
+    def _transaction(self, connection: apsw.Connection, group: Sequence[_Pending]) -> None:
+        # Each statement lets go of the interpreter and may wait for it again, so those few matter: a job that is
+        # alone needs no savepoint.
+        alone = len(group) == 1
         connection.execute("BEGIN IMMEDIATE")
         try:
             for pending in group:
                 pending.error = None
-                connection.execute("SAVEPOINT job")
+                if not alone:
+                    connection.execute("SAVEPOINT job")
                 try:
                     pending.result = pending.job(connection)
                 except apsw.FullError:
                     raise
                 except Exception as error:
-                    connection.execute("ROLLBACK TO job")
                     pending.error = error
-                connection.execute("RELEASE job")
-            connection.execute("COMMIT")
+                    connection.execute("ROLLBACK" if alone else "ROLLBACK TO job")
+                if not alone:
+                    connection.execute("RELEASE job")
+            if connection.in_transaction:
+                connection.execute("COMMIT")
         except BaseException:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")

@@ -78,8 +78,13 @@ def test_the_lock_ends_with_its_holder(paths: Paths) -> None:
         fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
-def test_server_json_says_where_we_are(paths: Paths) -> None:
-    write_server_file(paths, "http://127.0.0.1:1", "local")
+@pytest.mark.parametrize("umask", [0o022, 0o077, 0o000])
+def test_server_json_says_where_we_are(paths: Paths, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        write_server_file(paths, "http://127.0.0.1:1", "local")
+    finally:
+        os.umask(before)
     content = json.loads(paths.server_json.read_text())
     assert content["url"] == "http://127.0.0.1:1"
     assert content["pid"] == os.getpid()
