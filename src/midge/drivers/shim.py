@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 from dataclasses import dataclass, field
@@ -123,7 +124,8 @@ class ShimProcess:
     def kill(self) -> None:
         """Ends shim and machine at once; nothing is recorded. `GuestChannel.kill` is the way that leaves a record."""
         if self._pidfd >= 0:
-            signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # it has ended, and this process has not looked yet
+                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
 
     def release(self) -> None:
         """Lets go of a shim that goes on without this process. Repeatable."""
@@ -133,7 +135,8 @@ class ShimProcess:
             self._pidfd = -1
 
     def _on_end(self) -> None:
-        os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED | os.WNOHANG)
+        with contextlib.suppress(ChildProcessError):  # reaped by somebody else
+            os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED | os.WNOHANG)
         self.release()
         self._done.set()
 

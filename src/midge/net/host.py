@@ -1,5 +1,8 @@
 """What an instance changes on its host once, at opening: forwarding, and the claim on its address pool.
 
+Both belong to all instances of the host together, so entering and leaving are done under a lock: two that open at once
+do not claim the same pool, and the last to leave does not turn forwarding off under one that has just come.
+
 The claim is a route of type unreachable for the whole pool. It keeps packets to stopped machines from leaving by the
 host's default route, and tells other instances whose pool it is: its metric is `instance_number`.
 """
@@ -7,11 +10,15 @@ host's default route, and tells other instances whose pool it is: its metric is 
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from ipaddress import IPv4Network
 from pathlib import Path
 
-from midge.errors import Conflict, NotSupported
+from midge.errors import Conflict, NotSupported, Unavailable
 from midge.net import rtnl
 from midge.net.naming import instance_number, interface_prefix
 from midge.net.netlink import NetlinkError, NetlinkSocket
@@ -21,6 +28,8 @@ _IP_FORWARD = Path("/proc/sys/net/ipv4/ip_forward")
 # Lives exactly as long as the setting it is about: until the next boot.
 _STATE_DIR = Path("/run/midge")
 _CAP_NET_ADMIN, _CAP_SYS_ADMIN = 12, 21
+LOCK_TIMEOUT_S = 10.0  # another instance holds the lock for a few milliseconds
+_LOCK_LOOK_S = 0.005
 
 
 def require(*, tap: bool) -> None:
@@ -45,8 +54,51 @@ def _effective_capabilities() -> int:
     return 0
 
 
-def enable_forwarding() -> bool:
-    """Turns IPv4 forwarding on; returns whether the host was a router before Midge, in this boot."""
+def enter(tag: str, pool: IPv4Network) -> bool:
+    """Claims the address pool and turns IPv4 forwarding on; returns whether the host was a router before Midge.
+
+    Raises: Conflict if a route of somebody else overlaps the pool; Unavailable.
+    """
+    with _lock():
+        claim_pool(tag, pool)
+        return _enable_forwarding()
+
+
+def leave(tag: str, pool: IPv4Network) -> None:
+    """Takes both back, forwarding if this is the last instance. Idempotent. Raises: Unavailable; OSError."""
+    with _lock():
+        release_pool(tag, pool)
+        if not other_claims(tag):
+            _restore_forwarding()
+
+
+@contextmanager
+def _lock() -> Iterator[None]:
+    _STATE_DIR.mkdir(mode=0o755, parents=True, exist_ok=True)
+    directory = os.open(_STATE_DIR, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    deadline = time.monotonic() + LOCK_TIMEOUT_S
+    try:
+        while not _locked(directory):
+            if time.monotonic() > deadline:
+                raise Unavailable(
+                    f"another midge has held the lock on {_STATE_DIR} for {LOCK_TIMEOUT_S:g} s",
+                    hint="is one stopped in the middle of its start or end? fuser says which",
+                )
+            time.sleep(_LOCK_LOOK_S)
+        yield
+    finally:
+        os.close(directory)
+
+
+def _locked(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _enable_forwarding() -> bool:
     mark = _forwarding_mark()
     if _IP_FORWARD.read_text().strip() != "0":
         return not mark.exists()
@@ -56,8 +108,7 @@ def enable_forwarding() -> bool:
     return False
 
 
-def restore_forwarding() -> None:
-    """Turns IPv4 forwarding off again, if Midge turned it on. For the last instance to leave."""
+def _restore_forwarding() -> None:
     mark = _forwarding_mark()
     if mark.exists():
         _IP_FORWARD.write_text("0")

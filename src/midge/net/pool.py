@@ -2,7 +2,7 @@
 
 ::
 
-             make                take(ip)              give_back
+             make            take(ip), reserve         give_back
     (none) ───────► free ───────────────────► taken ───────────► free      a tap, reset
        ▲             │                          ▲  │
        │             │ too many, aclose         │  └───────────► dirty     a veth: its container may have changed it
@@ -26,7 +26,7 @@ from typing import ParamSpec, Self, TypeVar
 
 import structlog
 
-from midge.errors import MidgeError, NoCapacity, Unavailable
+from midge.errors import Conflict, MidgeError, NoCapacity, Unavailable
 from midge.net import conntrack, host, nft
 from midge.net.config import NetConfig, NetPoolStatistics
 from midge.net.naming import SLOT_NUMBER_MAX, machine_mac, netns_name, slot_number
@@ -61,6 +61,8 @@ class NetPool:
         self._maker = SlotMaker(config.tag, config.mtu, config.tap_uid)
         self._free: dict[SlotKind, deque[FreeSlot]] = {"tap": deque(), "veth": deque()}
         self._taken: dict[str, NetSlot] = {}
+        # Sockets into the namespaces of reserved slots of kind veth, which `assign` needs.
+        self._inner: dict[str, NetlinkSocket] = {}
         self._dirty: deque[str] = deque()
         self._busy: set[str] = set()
         self._number = 0
@@ -100,8 +102,7 @@ class NetPool:
         self._fast = ThreadPoolExecutor(1, thread_name_prefix="net-fast")
         self._slow = ThreadPoolExecutor(_SLOW_THREADS, thread_name_prefix="net-slow")
         try:
-            await self._in_slow(host.claim_pool, self.config.tag, self.config.pool)
-            self._router = await self._in_slow(host.enable_forwarding)
+            self._router = await self._in_slow(host.enter, self.config.tag, self.config.pool)
             if not self._router:
                 _log.info("ip forwarding was off on this host; on now, for machines only")
             await self._apply_firewall()
@@ -154,22 +155,29 @@ class NetPool:
         self._taken[slot.name] = slot
         return slot
 
-    async def reserve(self) -> NetSlot:
-        """A tap slot without an address, for a guest that does not know yet which machine it will be.
+    async def reserve(self, kind: SlotKind = "tap") -> NetSlot:
+        """A slot without an address, for a guest that does not know yet which machine it will be.
 
         Raises: NoCapacity at `slots_max`; Unavailable; OSError.
         """
-        ready = await self._ready("tap")
+        ready = await self._ready(kind)
         self._taken[ready.slot.name] = ready.slot
+        if ready.inner is not None:
+            self._inner[ready.slot.name] = ready.inner
         return ready.slot
 
     async def assign(self, slot: NetSlot, ip: IPv4Address, mac: str | None = None) -> NetSlot:
-        """Gives a reserved slot its machine's address.
+        """Gives a slot that `reserve` has returned its machine's address. At most once for a veth.
 
-        Raises: Conflict if the address is routed already; the slot stays reserved.
+        Raises: Conflict if the address is routed already; the slot is only good for `give_back` then.
         """
-        ready = FreeSlot(slot, None)
-        filled = await self._in_fast(fill, self._opened(), ready, ip, mac or machine_mac(ip))
+        ready = FreeSlot(slot, self._inner.pop(slot.name, None))
+        if slot.kind == "veth" and ready.inner is None:
+            raise Conflict(f"network slot {slot.name} has had its address", hint="take another slot")
+        try:
+            filled = await self._in_fast(fill, self._opened(), ready, ip, mac or machine_mac(ip))
+        finally:
+            ready.close()
         self._taken[slot.name] = filled
         return filled
 
@@ -190,6 +198,8 @@ class NetPool:
         """
         self._busy.add(slot.name)
         self._taken.pop(slot.name, None)
+        if (inner := self._inner.pop(slot.name, None)) is not None:
+            inner.close()
         try:
             await self._in_fast(empty, self._opened(), slot)
             if slot.ip is not None:
@@ -329,9 +339,7 @@ class NetPool:
 
     async def _leave_host(self) -> None:
         await nft.remove(self.config.tag)
-        await self._in_slow(host.release_pool, self.config.tag, self.config.pool)
-        if not await self._in_slow(host.other_claims, self.config.tag):
-            await self._in_slow(host.restore_forwarding)
+        await self._in_slow(host.leave, self.config.tag, self.config.pool)
 
     def _count(self, name: str, by: int = 1) -> None:
         self._counts = replace(self._counts, **{name: getattr(self._counts, name) + by})
@@ -351,6 +359,9 @@ class NetPool:
         for executor in (self._fast, self._slow):
             if executor is not None:
                 executor.shutdown(wait=True)
+        for inner in self._inner.values():
+            inner.close()
+        self._inner.clear()
         if self._host is not None:
             self._host.close()
         self._fast = self._slow = self._host = None

@@ -100,7 +100,7 @@ async def test_a_start_finds_its_way_after_the_run_directory_was_lost(kit: Kit) 
     spec = kit.spec(RUNS)
     _, record = await started(kit, spec)
     await kit.renew()
-    rundir = kit.home / "run" / spec.machine_id
+    rundir = (kit.home / "run" / spec.machine_id).resolve()
     lost = rundirs.read_record(rundir)
     shutil.rmtree(rundir)
     other = kit.spec(RUNS, spec.machine_id, network=kit.spec(RUNS, "other").network)
@@ -146,16 +146,16 @@ async def test_a_layer_that_is_gone_is_told_by_name(kit: Kit, cache: Path) -> No
 async def test_a_full_disk_fails_the_start_and_says_so(kit: Kit) -> None:
     spec = kit.spec(RUNS)
     await kit.driver.prepare(spec)
-    machines = kit.home / "machines"
-    LINUX.mount("tmpfs", machines, "tmpfs", 0, "size=64k,nr_inodes=3")
+    layers = kit.home / "layers"
+    LINUX.mount("tmpfs", layers, "tmpfs", 0, "size=64k,nr_inodes=3")
     try:
-        (machines / "other").touch()
+        (layers / "other").touch()
         with pytest.raises(OutOfSpace) as caught:
             await kit.driver.start(spec, Marks())
         assert caught.value.hint
         await kit.driver.cleanup(spec.machine_id, None)
     finally:
-        LINUX.umount(machines)
+        LINUX.umount(layers)
 
 
 @pytest.fixture

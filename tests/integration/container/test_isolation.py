@@ -81,7 +81,7 @@ async def test_the_writable_layer_holds_what_the_machine_wrote_and_no_more(kit: 
     spec = kit.spec(Program(f"echo mine > /srv-file; echo begun; {RUNS.script}"))
     await kit.start(spec)
     await kit.begun(spec)
-    upper = kit.home / "machines" / spec.machine_id / "upper"
+    upper = kit.home / "layers" / (kit.home / "run" / spec.machine_id).readlink() / "upper"
     names = {str(path.relative_to(upper)) for path in upper.rglob("*")}
     assert names - {"etc", "dev", "proc", "sys"} <= {
         "srv-file",

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 import uvloop
 
 from midge.errors import Conflict, NoCapacity, NotFound
-from midge.net import nft, tap
+from midge.net import host, nft, tap
 from midge.net import pool as pool_module
 from midge.net.naming import instance_tag
 from midge.net.pool import NetPool
@@ -35,6 +36,11 @@ async def until(condition: Callable[[], bool], deadline_s: float = 10.0) -> None
         await asyncio.sleep(0.005)
 
 
+def addresses(namespace: str) -> str:
+    words = ["ip", "netns", "exec", namespace, "ip", "-4", "-o", "addr", "show", "eth0"]
+    return subprocess.run(words, capture_output=True, text=True, check=True, timeout=20).stdout
+
+
 @pytest.mark.anyio
 async def test_free_slots_are_made_ahead_and_made_up_for(lab: Lab) -> None:
     config = lab.config(free_low={"tap": 2, "veth": 1}, free_high={"tap": 3, "veth": 2})
@@ -49,6 +55,28 @@ async def test_free_slots_are_made_ahead_and_made_up_for(lab: Lab) -> None:
         assert pool.statistics().free["tap"] == 3
 
 
+def test_the_last_to_leave_does_not_turn_forwarding_off_under_one_that_comes(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host.enter("aaaaaa", POOL)
+    comes = threading.Thread(target=host.enter, args=("bbbbbb", IPv4Network("10.62.0.0/16")))
+    look = host.other_claims
+
+    def look_and_pause(tag: str) -> bool:
+        found = look(tag)
+        comes.start()
+        comes.join(0.2)  # as long as it would need, if nothing held it back
+        return found
+
+    monkeypatch.setattr(host, "other_claims", look_and_pause)
+    host.leave("aaaaaa", POOL)
+    monkeypatch.undo()
+    comes.join()
+    assert FORWARDING.read_text() == "1\n"
+    host.leave("bbbbbb", IPv4Network("10.62.0.0/16"))
+    assert FORWARDING.read_text() == "0\n"
+
+
 @pytest.mark.anyio
 async def test_a_tap_slot_is_used_again_and_a_veth_slot_never(lab: Lab) -> None:
     async with NetPool(lab.config()) as pool:
@@ -61,6 +89,26 @@ async def test_a_tap_slot_is_used_again_and_a_veth_slot_never(lab: Lab) -> None:
         assert (await pool.take("veth", A)).name != veth.name
         for name in list(pool._taken):
             await pool.give_back(await pool.adopt(name))
+
+
+@pytest.mark.anyio
+async def test_a_reserved_veth_gets_its_address_later_and_once(lab: Lab) -> None:
+    async with NetPool(lab.config(free_high={"veth": 2})) as pool:
+        slot = await pool.reserve("veth")
+        assert (slot.kind, slot.ip) == ("veth", None)
+        filled = await pool.assign(slot, A)
+        assert f"inet {A}/32" in addresses(slot.name)
+        with pytest.raises(Conflict):
+            await pool.assign(filled, B)
+        await pool.give_back(filled)
+        # One that never got an address, and one that does not get it.
+        await pool.give_back(await pool.reserve("veth"))
+        holder, late = await pool.take("veth", A), await pool.reserve("veth")
+        with pytest.raises(Conflict):
+            await pool.assign(late, A)
+        for one in (late, holder):
+            await pool.give_back(one)
+        await until(lambda: pool.statistics().dirty == 0)
 
 
 @pytest.mark.anyio

@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from midge.drivers.threads import joined_in_thread
+from midge.drivers.threads import all_of, joined, joined_in_thread
 
 pytestmark = pytest.mark.anyio
 
@@ -36,3 +36,37 @@ async def test_cancellation_waits_for_the_thread() -> None:
     with pytest.raises(asyncio.CancelledError):
         await task
     assert done.is_set()
+
+
+async def test_work_that_must_not_be_left_half_done_is_done_before_the_cancellation() -> None:
+    steps: list[str] = []
+    begun = asyncio.Event()
+
+    async def work() -> None:
+        begun.set()
+        for step in "ab":
+            await asyncio.sleep(0)
+            steps.append(step)
+
+    task = asyncio.create_task(joined(work()))
+    await begun.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert steps == ["a", "b"]
+
+
+async def test_of_several_each_comes_to_its_end_before_the_first_error_is_raised() -> None:
+    ended: list[str] = []
+
+    async def work(name: str, turns: int, error: Exception | None = None) -> None:
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        ended.append(name)
+        if error is not None:
+            raise error
+
+    with pytest.raises(ValueError, match="first"):
+        await all_of(work("a", 9), work("b", 5, ValueError("first")), work("c", 1, OSError("second")))
+    assert ended == ["c", "b", "a"]
+    await all_of(work("d", 1))

@@ -16,7 +16,7 @@ from midge.machine.spec import MIB, MachineSpec
 
 
 class Groups:
-    """The groups of one driver's machines, by machine id."""
+    """The groups of one driver's containers, by the container's name."""
 
     def __init__(self, tree: CgroupTree, pids_max: int) -> None:
         self._tree = tree
@@ -35,51 +35,50 @@ class Groups:
             with suppress(OSError):
                 parent.rmdir()
 
-    def path(self, machine_id: str) -> str:
+    def path(self, name: str) -> str:
         """Where the runtime is to put the container: the same place in every hierarchy."""
-        return f"/{self._tree.parent}/{machine_id}"
+        return f"/{self._tree.parent}/{name}"
 
-    def get(self, machine_id: str) -> Cgroup:
-        return self._tree.get(machine_id)
+    def get(self, name: str) -> Cgroup:
+        return self._tree.get(name)
 
-    def thaw(self, machine_id: str) -> None:
-        """Lets a group run again. Nothing if it is gone, or was never frozen."""
-        thaw(self.get(machine_id))
+    def create(self, name: str) -> Cgroup:
+        """A group with its counters at zero, whose limits `limit` sets. Blocks. Raises: OSError, Conflict."""
+        return self._tree.create(name, Limits(pids_max=self._pids_max))
 
-    async def create(self, spec: MachineSpec) -> Cgroup:
-        """A new group with the machine's limits and its counters at zero. Raises: OSError, DeadlineExceeded."""
-        await self.remove(spec.machine_id)
+    def limit(self, group: Cgroup, spec: MachineSpec) -> None:
+        """Sets the machine's limits, whether or not its container runs already. Raises: OSError."""
         limits = Limits(
             memory_bytes=spec.shape.memory_mb * MIB,
             swap_bytes=spec.swap_mb * MIB,
             cpus=float(spec.shape.cpus),
             pids_max=self._pids_max,
         )
-        return self._tree.create(spec.machine_id, limits)
+        self._tree.update(group, limits)
 
-    async def remove(self, machine_id: str) -> None:
+    async def remove(self, name: str) -> None:
         """Kills what is in the group, removes it everywhere. Repeatable. Raises: DeadlineExceeded."""
-        group = self._tree.get(machine_id)
+        group = self._tree.get(name)
         if group.exists():
             await group.kill_all()
             await group.remove()
-        self._remove_foreign(machine_id)
+        self._remove_foreign(name)
 
     async def sweep(self, known: Collection[str]) -> list[str]:
-        """Removes groups of machines that are not known; returns their names."""
+        """Removes groups of containers that are not known; returns their names."""
         strays = set(await self._tree.sweep(known))
         for parent in self._foreign:
             with suppress(FileNotFoundError):
                 strays.update(entry.name for entry in parent.iterdir() if entry.is_dir())
         strays -= set(known)
-        for machine_id in strays:
-            self._remove_foreign(machine_id)
+        for name in strays:
+            self._remove_foreign(name)
         return sorted(strays)
 
-    def _remove_foreign(self, machine_id: str) -> None:
+    def _remove_foreign(self, name: str) -> None:
         for parent in self._foreign:
             with suppress(FileNotFoundError):
-                (parent / machine_id).rmdir()
+                (parent / name).rmdir()
 
     def _find_foreign(self) -> list[Path]:
         """Our parent's directory in each hierarchy that the tree does not use."""

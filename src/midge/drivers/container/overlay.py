@@ -1,8 +1,8 @@
 """The root filesystem of a container: the image's layers below, a writable layer of its own above.
 
-<machines>/<id>/upper   what the machine has written; blank at each cold start unless it is to persist
-<machines>/<id>/work    overlayfs's own
-<machines>/<id>/persist says that it is to
+<layers>/s12/upper      what the machine in the container of that name has written, gone when it ends
+<layers>/s12/work       overlayfs's own
+<machines>/<id>/…       the same of a machine whose root is to persist
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 @dataclass(frozen=True, slots=True)
 class Layers:
-    """One machine's writable layer."""
+    """One writable layer."""
 
     folder: Path
 
@@ -38,10 +38,6 @@ class Layers:
     @property
     def work(self) -> Path:
         return self.folder / "work"
-
-    @property
-    def _persist(self) -> Path:
-        return self.folder / "persist"
 
     def make(self, lower: Sequence[Path], *, persist: bool) -> None:
         """Directories for the writable layer, blank unless they persist. The root looks like the image's.
@@ -57,8 +53,6 @@ class Layers:
             if not persist:
                 self.discard()
             self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            if persist:
-                self._persist.touch()
             # Work left by a crash is of no use, and overlayfs may refuse it.
             shutil.rmtree(self.work, ignore_errors=True)
             self.work.mkdir(mode=0o700)
@@ -79,18 +73,36 @@ class Layers:
         text = f"lowerdir={below},upperdir={escape(self.upper)},workdir={escape(self.work)}"
         return text if persist else f"{text},volatile"
 
-    def clear(self) -> None:
-        """After a run: removes what need not persist. Repeatable."""
-        if not self._persist.exists():
-            self.discard()
-            with suppress(OSError):
-                self.folder.rmdir()
-
     def discard(self) -> None:
         """Removes the writable layer. Repeatable."""
-        self._persist.unlink(missing_ok=True)
-        for path in (self.upper, self.work):
-            shutil.rmtree(path, ignore_errors=True)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Lower:
+    """The layers of an image, topmost first, and what tells them from others that may come to lie at the same paths."""
+
+    paths: tuple[Path, ...]
+    identities: tuple[tuple[int, int], ...]
+
+    def is_there(self) -> bool:
+        """Whether the very same directories still lie there: an image that was removed may have been pulled anew."""
+        try:
+            return _identities(self.paths) == self.identities
+        except OSError:
+            return False
+
+
+def lower(paths: Sequence[Path]) -> Lower:
+    """The layers as they are now. Raises: ImageNotFound: one is gone."""
+    try:
+        return Lower(tuple(paths), _identities(paths))
+    except OSError as error:
+        raise ImageNotFound(f"image layer {error.filename} is gone", hint="pull the image again") from error
+
+
+def _identities(paths: Sequence[Path]) -> tuple[tuple[int, int], ...]:
+    return tuple((found.st_dev, found.st_ino) for found in (path.stat() for path in paths))
 
 
 def escape(path: Path) -> str:

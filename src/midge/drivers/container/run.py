@@ -22,12 +22,12 @@ class Run:
 
     Attributes:
         start_id: of the start or resume that made it.
-        slot: name of its network slot, or empty.
+        name: of the container.
     """
 
-    def __init__(self, start_id: str, slot: str, instance: Instance, cgroup: Cgroup) -> None:
+    def __init__(self, start_id: str, name: str, instance: Instance, cgroup: Cgroup) -> None:
         self.start_id = start_id
-        self.slot = slot
+        self.name = name
         self.instance = instance
         self.cgroup = cgroup
         self._left = asyncio.Event()
@@ -44,21 +44,14 @@ class Run:
             for task in (ended, left):
                 task.cancel()
             await asyncio.gather(ended, left, return_exceptions=True)
-        raise NotRunning(f"machine {self.cgroup.name} was suspended while its exit was waited for")
+        raise NotRunning(f"the machine in {self.name} was suspended while its exit was waited for")
 
     def leave(self) -> None:
         """Lets those go who wait for the exit of a machine that is suspended now."""
         self._left.set()
 
     async def kill(self) -> None:
-        await self.instance.kill()
-        thaw(self.cgroup)  # a frozen process dies when it runs again
-
-    async def end(self, grace_s: float) -> None:
-        """Ends what still runs, and its shim: gently where the process has ended already."""
-        if self.instance.channel.exit is None:
-            await self.kill()
-        await self.instance.end(grace_s)
+        await kill(self.instance, self.cgroup)
 
     def own_figures(self, stats: dict[str, Any]) -> dict[str, Any]:
         """Init's figures with the machine's own memory in place of the host's, which is all that init can see."""
@@ -72,6 +65,18 @@ class Run:
         free = max(total - used, 0)
         memory = {**stats.get("memory", {}), "mem_total": total, "mem_free": free, "mem_available": free}
         return {**stats, "memory": memory}
+
+
+async def kill(instance: Instance, cgroup: Cgroup) -> None:
+    await instance.kill()
+    thaw(cgroup)  # a frozen process dies when it runs again
+
+
+async def end(instance: Instance, cgroup: Cgroup) -> None:
+    """Ends what still runs, and its shim: gently where the process has ended already."""
+    if instance.channel.exit is None:
+        await kill(instance, cgroup)
+    await instance.end(END_GRACE_S)
 
 
 def with_oom(status: ExitStatus, cgroup: Cgroup) -> ExitStatus:

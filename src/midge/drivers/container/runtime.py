@@ -57,6 +57,14 @@ class Runtime:
         return self.kind != "runsc"
 
     @property
+    def shares_kernel(self) -> bool:
+        """Whether its namespaces are this kernel's, so that what is set in them from outside is seen inside at once.
+
+        gVisor copies names and addresses when it starts.
+        """
+        return self.kind != "runsc"
+
+    @property
     def pass_fds(self) -> tuple[int, ...]:
         return () if self.sealed is None else (self.sealed,)
 

@@ -34,12 +34,28 @@ def test_a_persistent_layer_is_kept(tmp_path: Path, lower: list[Path]) -> None:
     layers = Layers(tmp_path / "machines" / "m")
     layers.make(lower, persist=True)
     (layers.upper / "file").touch()
-    layers.clear()
     layers.make(lower, persist=True)
     assert (layers.upper / "file").exists()
     layers.make(lower, persist=False)
-    layers.clear()
+    assert list(layers.upper.iterdir()) == []
+    layers.discard()
+    layers.discard()
     assert not layers.folder.exists()
+
+
+def test_a_layer_made_anew_is_another(lower: list[Path]) -> None:
+    before = overlay.lower(lower)
+    assert before.is_there()
+    lower[0].rename(lower[0].with_name("before"))
+    assert not before.is_there()
+    lower[0].mkdir()
+    assert not before.is_there()
+    assert overlay.lower(lower).is_there()
+
+
+def test_layers_that_are_gone_are_told_by_name(tmp_path: Path) -> None:
+    with pytest.raises(ImageNotFound, match="nowhere is gone"):
+        overlay.lower([tmp_path / "nowhere"])
 
 
 def test_the_root_has_the_images_mode(tmp_path: Path, lower: list[Path]) -> None:

@@ -6,45 +6,22 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 import pytest
 
-from midge.drivers.qemu import warm
-from midge.drivers.qemu.pool_settings import PoolSettings
-from midge.drivers.qemu.warm import SlotKey, WarmPool
+from midge.drivers import warm
+from midge.drivers.pool_settings import PoolSettings
+from midge.drivers.warm import WarmPool
 from midge.errors import DriverError
 
 pytestmark = pytest.mark.anyio
-A, B, C = (SlotKey("t", name) for name in "abc")
+A, B, C = "abc"
 
 
 @dataclass
-class FakeVm:
+class FakeSlot:
     name: str
-    key: SlotKey
-    is_open: bool = True
-
-    @property
-    def vmm(self) -> Any:
-        return self
-
-    @property
-    def qmp(self) -> Any:
-        return self
-
-    @property
-    def process(self) -> Any:
-        return self
-
-    @property
-    def channel(self) -> Any:
-        return self
-
-    def close(self) -> None: ...
-    def kill(self) -> None: ...
-    def release(self) -> None: ...
-    async def aclose(self) -> None: ...
+    is_usable: bool = True
 
 
 @dataclass
@@ -52,29 +29,32 @@ class Host:
     """Makes and removes slots, and counts them."""
 
     free: float = 1.0
-    costs_mb: dict[SlotKey, int] = field(default_factory=dict)
+    costs_mb: dict[str, int] = field(default_factory=dict)
     made: list[str] = field(default_factory=list)
     removed: list[str] = field(default_factory=list)
     error: Exception | None = None
+    ending: asyncio.Event | None = None  # how long the end of a slot takes
 
-    async def make(self, key: SlotKey) -> Any:
+    async def make(self, key: str) -> FakeSlot:
         if self.error is not None:
             raise self.error
-        self.made.append(key.image)
-        return FakeVm(f"{key.image}{len(self.made)}", key)
+        self.made.append(key)
+        return FakeSlot(f"{key}{len(self.made)}")
 
-    async def remove(self, name: str) -> None:
-        self.removed.append(name)
+    async def end(self, slot: FakeSlot) -> None:
+        if self.ending is not None:
+            await self.ending.wait()
+        self.removed.append(slot.name)
         if self.error is not None:
             raise self.error
 
 
 @contextlib.asynccontextmanager
-async def pool(host: Host, **settings: int) -> AsyncIterator[WarmPool]:
-    made = WarmPool(
+async def pool(host: Host, **settings: int) -> AsyncIterator[WarmPool[str, FakeSlot]]:
+    made: WarmPool[str, FakeSlot] = WarmPool(
         PoolSettings(**{"per_key": 1, "slots_max": 2, "memory_mb": 1000, **settings}),
         make=host.make,
-        remove=host.remove,
+        end=host.end,
         cost_mb=lambda key: host.costs_mb.get(key, 100),
         available_ratio=lambda: host.free,
     )
@@ -204,7 +184,7 @@ async def test_keys_have_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(warm, "KEYS_MAX", 3)
     async with pool(Host()) as slots:
         for index in range(10):
-            slots.want(SlotKey("t", str(index)))
+            slots.want(str(index))
         assert slots.statistics()["keys"] == 3
 
 
@@ -213,6 +193,18 @@ async def test_a_dead_slot_is_not_handed_out_and_is_cleared_away() -> None:
     async with pool(host) as slots:
         slots.want(A)
         await until(lambda: slots.names() == {"a1"})
-        slots._ready[A][0].is_open = False  # type: ignore[attr-defined]  # a FakeVm
+        slots._ready[A][0].is_usable = False
         assert slots.take(A) is None
         await until(lambda: host.removed == ["a1"] and slots.names() == {"a2"})
+
+
+async def test_a_slot_that_is_being_ended_is_ended_before_the_keeper_goes() -> None:
+    host = Host(ending=asyncio.Event())
+    async with pool(host) as slots:
+        slots.want(A)
+        await until(slots.names)
+        slots.forget(A)
+        await until(lambda: not slots.names())
+        assert host.ending is not None
+        asyncio.get_running_loop().call_later(0.01, host.ending.set)
+    assert host.removed == ["a1"]

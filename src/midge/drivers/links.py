@@ -1,4 +1,8 @@
-"""Which VM is which machine's: one symbolic link each, ``rundir/<machine id> -> s12``."""
+"""Which guest is which machine's: one symbolic link each, ``rundir/<machine id> -> s12``.
+
+Guests are made before it is known whose they will be, so they are named after what they have from the beginning: the
+number of their network slot.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +12,13 @@ from pathlib import Path
 
 
 class MachineLinks:
-    """The links. Made before a VM is told who it is, removed after it is gone."""
+    """The links. Made before a guest is told who it is, removed after it is gone."""
 
     def __init__(self, rundir: Path) -> None:
         self._rundir = rundir
 
     def link(self, machine_id: str, name: str) -> None:
-        """Points a machine at its VM, replacing an older link."""
+        """Points a machine at its guest, replacing an older link."""
         draft = self._rundir / f".{machine_id}"
         with contextlib.suppress(FileNotFoundError):
             draft.unlink()
@@ -22,7 +26,7 @@ class MachineLinks:
         draft.rename(self._rundir / machine_id)
 
     def find(self, machine_id: str) -> str | None:
-        """The name of the machine's VM."""
+        """The name of the machine's guest."""
         try:
             return os.readlink(self._rundir / machine_id)  # noqa: PTH115 (a name, not a path)
         except OSError:
@@ -35,5 +39,5 @@ class MachineLinks:
         return {path.name for path in self._rundir.iterdir() if path.is_symlink() and path.name[0] != "."}
 
     def claimed(self) -> set[str]:
-        """VMs that belong to a machine."""
+        """Guests that belong to a machine."""
         return {name for machine_id in self.machines() if (name := self.find(machine_id)) is not None}

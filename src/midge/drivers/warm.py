@@ -1,15 +1,14 @@
-"""Warm slots: guests restored, warmed with a machine's image and paused, ahead of the start that takes one.
+"""Warm slots: guests made and waiting ahead of the start that takes one, whatever a driver's guests are.
 
 ```
- create, stop, start of a machine ──► want(key) ──► keeper: restore · warm · quiesce · pause ──► [slot] ──► take(key)
-                                                     when no start is under way                    │ none
-                                                                                                   ▼
-                                                                                        restore from the template
+ create, stop, start of a machine ──► want(key) ──► keeper: make ──► [slot] ──► take(key)
+                                            when no start is under way            │ none
+                                                                                  ▼
+                                                                       the driver's longer way
 ```
 
-A key is a template and an image. The image's disk is read-only and shared, so a slot has it in place from the
-beginning, mounted once already; the writable disk is the slot's own. Nothing has to be exchanged at the start, and no
-cache of one image can show up in another. Keys that were wanted lately are kept, within `slots_max` and `memory_mb`.
+A key says what a slot is good for, and is the driver's matter: all that has to be the same for a waiting guest to
+become a given machine. Keys that were wanted lately are kept, within `slots_max` and `memory_mb`.
 """
 
 from __future__ import annotations
@@ -17,50 +16,50 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Awaitable, Callable, Hashable
+from typing import Generic, Protocol, TypeVar
 
 import structlog
 
-from midge.drivers.qemu.pool_settings import PoolSettings
-from midge.drivers.qemu.vm import Vm
+from midge.drivers.pool_settings import PoolSettings
+from midge.drivers.threads import joined
 from midge.errors import MidgeError, chain
 
 KEYS_MAX = 64  # keys remembered; the least lately wanted is forgotten
-REFILL_PAUSE_S = 0.05  # quiet time after the last start before a slot is made
+REFILL_PAUSE_S = (
+    0.25  # quiet time after the last start before a slot is made: its process has just begun, too
+)
 BACKOFF_S = 5.0  # after a slot could not be made
 PRESSURE_FREE_RATIO = 0.10  # of the host's memory: with less available no slot is made, and one is given up
 PRESSURE_LOOK_S = 5.0  # how often free memory is looked at while slots wait and nothing else happens
 
-_log = structlog.get_logger("midge.qemu")
+_log = structlog.get_logger("midge.warm")
 
 
-@dataclass(frozen=True, slots=True)
-class SlotKey:
-    """What a waiting VM is good for: `template` and the image's digest.
+class Slot(Protocol):
+    """A guest that waits."""
 
-    `kind`: ``guest`` is restored, warmed and paused; ``vmm`` is only a VMM with its files, which has nothing to do but
-    restore. It takes a tenth of the work to make, so it is there when starts come quicker than guests are warmed.
-    """
+    @property
+    def name(self) -> str:
+        """The driver's, unique among all it has on this host."""
+        ...
 
-    template: str
-    image: str
-    kind: Literal["guest", "vmm"] = "guest"
-
-    def as_vmm(self) -> SlotKey:
-        return SlotKey(self.template, self.image, "vmm")
+    @property
+    def is_usable(self) -> bool:
+        """False where it is known to have died meanwhile, or to be out of date. Must not block."""
+        ...
 
 
-Make = Callable[[SlotKey], Awaitable[Vm]]
+K = TypeVar("K", bound=Hashable)
+S = TypeVar("S", bound=Slot)
 
 
-class WarmPool:
-    """Waiting VMs by key. `run` is its keeper's task.
+class WarmPool(Generic[K, S]):
+    """Waiting guests by key. `run` is its keeper's task.
 
     Args:
-        make: restores, warms and pauses a guest for a key.
-        remove: ends a VM.
+        make: a guest for a key, that waits.
+        end: ends and removes a guest that nobody took; MidgeError and OSError are logged.
         cost_mb: private memory of a waiting guest of a key, MiB.
         available_ratio: how much of the host's memory is free, 0 to 1.
     """
@@ -69,26 +68,26 @@ class WarmPool:
         self,
         settings: PoolSettings,
         *,
-        make: Make,
-        remove: Callable[[str], Awaitable[None]],
-        cost_mb: Callable[[SlotKey], int],
+        make: Callable[[K], Awaitable[S]],
+        end: Callable[[S], Awaitable[None]],
+        cost_mb: Callable[[K], int],
         available_ratio: Callable[[], float],
     ) -> None:
         self.settings = settings
         self._make = make
-        self._remove = remove
+        self._end = end
         self._cost_mb = cost_mb
         self._available_ratio = available_ratio
-        self._ready: dict[SlotKey, list[Vm]] = {}
-        self._dead: list[Vm] = []
-        self._wanted: OrderedDict[SlotKey, None] = OrderedDict()
+        self._ready: dict[K, list[S]] = {}
+        self._dead: list[S] = []
+        self._wanted: OrderedDict[K, None] = OrderedDict()
         self._wake = asyncio.Event()
         self._starts = 0
         self._last_start = 0.0
         self.hits = 0
         self.misses = 0
 
-    def want(self, key: SlotKey) -> None:
+    def want(self, key: K) -> None:
         """A machine of this key is likely to start soon."""
         if not self.settings.slots_max:
             return
@@ -98,24 +97,28 @@ class WarmPool:
             self._wanted.popitem(last=False)
         self._wake.set()
 
-    def forget(self, key: SlotKey) -> None:
+    def wanted(self) -> list[K]:
+        """The keys that are kept filled, the least lately wanted first."""
+        return list(self._wanted)
+
+    def forget(self, key: K) -> None:
         """No machine of this key is left."""
         self._wanted.pop(key, None)
         self._wake.set()
 
-    def take(self, key: SlotKey) -> Vm | None:
-        """A waiting guest that is still alive, or None. Never waits."""
+    def take(self, key: K) -> S | None:
+        """A waiting guest that is still good, or None. Never waits."""
         slots = self._ready.pop(key, [])
         while slots:
-            vm = slots.pop()
+            slot = slots.pop()
             self._wake.set()
-            if not vm.channel.is_open:
-                self._dead.append(vm)  # killed by somebody; the keeper clears it away
+            if not slot.is_usable:
+                self._dead.append(slot)  # killed by somebody, say; the keeper clears it away
                 continue
             if slots:
                 self._ready[key] = slots
             self.hits += 1
-            return vm
+            return slot
         self.misses += 1
         return None
 
@@ -132,7 +135,7 @@ class WarmPool:
         return {"ready": self._count(), "hits": self.hits, "misses": self.misses, "keys": len(self._wanted)}
 
     def names(self) -> set[str]:
-        return {vm.name for slots in [*self._ready.values(), self._dead] for vm in slots}
+        return {slot.name for slots in [*self._ready.values(), self._dead] for slot in slots}
 
     async def run(self) -> None:
         """Keeps the wanted keys filled until cancelled; then gives all slots up."""
@@ -141,7 +144,7 @@ class WarmPool:
                 await self._quiet()
                 self._wake.clear()
                 if self._dead:
-                    await self._end(self._dead.pop())
+                    await self._clear(self._dead.pop())
                     continue
                 surplus = self._surplus()
                 if surplus is not None:
@@ -153,10 +156,10 @@ class WarmPool:
                     continue
                 await self._fill(key)
         finally:
-            waiting = [*self._dead, *(vm for slots in self._ready.values() for vm in slots)]
+            waiting = [*self._dead, *(slot for slots in self._ready.values() for slot in slots)]
             self._ready.clear()
-            for vm in waiting:
-                await self._end(vm)
+            for slot in waiting:
+                await self._clear(slot)
 
     async def _rest(self) -> None:
         """Until somebody wants something; with slots in memory that others may need, not for ever."""
@@ -177,17 +180,17 @@ class WarmPool:
                 return
             await asyncio.sleep(left_s)
 
-    async def _fill(self, key: SlotKey) -> None:
+    async def _fill(self, key: K) -> None:
         try:
-            vm = await self._make(key)
+            slot = await self._make(key)
         except (MidgeError, OSError) as error:
-            _log.warning("no warm slot", image=key.image, error=chain(error))
+            _log.warning("no warm slot", key=str(key), error=chain(error))
             self._wanted.pop(key, None)
             await asyncio.sleep(BACKOFF_S)
             return
-        self._ready.setdefault(key, []).append(vm)
+        self._ready.setdefault(key, []).append(slot)
 
-    def _missing(self) -> SlotKey | None:
+    def _missing(self) -> K | None:
         """The key wanted most lately that lacks a slot there is room for."""
         if self._count() >= self.settings.slots_max or self._available_ratio() < PRESSURE_FREE_RATIO:
             return None
@@ -197,7 +200,7 @@ class WarmPool:
                 return key
         return None
 
-    def _surplus(self) -> SlotKey | None:
+    def _surplus(self) -> K | None:
         """A key whose slot has to go: nobody wants it, another is wanted more, or memory is short."""
         for key in self._ready:
             if key not in self._wanted:
@@ -213,26 +216,23 @@ class WarmPool:
         full = self._count() >= self.settings.slots_max
         return self._least() if full or cost_mb > self.settings.memory_mb - self._used_mb() else None
 
-    def _least(self) -> SlotKey:
+    def _least(self) -> K:
         return next(key for key in self._wanted if key in self._ready)
 
-    async def _give_up(self, key: SlotKey) -> None:
+    async def _give_up(self, key: K) -> None:
         slots = self._ready[key]
-        vm = slots.pop(0)
+        slot = slots.pop(0)
         if not slots:
             del self._ready[key]
-        await self._end(vm)
+        await self._clear(slot)
 
-    async def _end(self, vm: Vm) -> None:
-        vm.vmm.qmp.close()
+    async def _clear(self, slot: S) -> None:
         try:
-            await vm.channel.aclose()
-            vm.vmm.process.kill()
-            await self._remove(vm.name)
+            # To its end even when the keeper is told to go: nobody else knows of it any more.
+            await joined(self._end(slot))
         except (MidgeError, OSError) as error:
             # The next sweep finds it: no machine claims it.
-            _log.error("a waiting VM was not removed", vm=vm.name, error=chain(error))
-        vm.vmm.process.release()
+            _log.error("a waiting guest was not removed", slot=slot.name, error=chain(error))
 
     def _count(self) -> int:
         return sum(len(slots) for slots in self._ready.values())

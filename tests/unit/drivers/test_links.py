@@ -1,10 +1,10 @@
-"""Which VM is which machine's."""
+"""Which guest is which machine's."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from midge.drivers.qemu.links import MachineLinks
+from midge.drivers.links import MachineLinks
 
 
 def test_a_link_is_found_replaced_and_removed(tmp_path: Path) -> None:
