@@ -42,19 +42,24 @@ class Kit(Protocol):
 
     def settings(self, root: Path) -> Settings: ...
 
-    def leftovers(self, running: set[str], existing: set[str]) -> list[str]:
-        """What is there beyond that of the `running` machines and the prepared files of the `existing` ones."""
+    def leftovers(self, running: set[str], suspended: set[str], existing: set[str]) -> list[str]:
+        """What is there beyond that of `running` and `suspended` machines, and what is prepared of `existing` ones."""
         ...
 
 
 @dataclass(frozen=True)
 class Case:
-    """An operation: where it begins, how it is asked for, where it ends."""
+    """An operation: where it begins, how it is asked for, where it ends. `kind` where that is not its name."""
 
     name: str
     begin: str
     goal: str
     ask: Callable[[Worker, str], Awaitable[Any]]
+    kind: str = ""
+
+    @property
+    def operation(self) -> str:
+        return self.kind or self.name
 
 
 async def _request(worker: Worker, machine_id: str, request: Any) -> None:
@@ -73,11 +78,21 @@ async def _update(worker: Worker, machine_id: str) -> None:
     await settled(worker, machine_id, timeout_s=TIMEOUT_S)
 
 
+async def _start_during_suspend(worker: Worker, machine_id: str) -> None:
+    """The start wins. How far the suspend has come by then is up to the driver."""
+    if worker.parts.catalog.get(machine_id).state == "started":
+        await worker.ask(machine_id, "suspend", {})
+    await _request(worker, machine_id, "start")
+
+
 CASES = [
     Case("start", "created", "started", lambda w, m: _request(w, m, "start")),
     Case("stop", "started", "stopped", lambda w, m: _request(w, m, "stop")),
     Case("restart", "started", "started", lambda w, m: _request(w, m, "restart")),
     Case("update", "started", "started", _update),
+    Case("suspend", "started", "suspended", lambda w, m: _request(w, m, "suspend")),
+    Case("resume", "suspended", "started", lambda w, m: _request(w, m, "start"), kind="start"),
+    Case("start during suspend", "started", "started", _start_during_suspend, kind="start"),
     Case("destroy", "started", "destroyed", lambda w, m: _request(w, m, "force_destroy")),
 ]
 
@@ -91,8 +106,10 @@ async def begin(worker: Worker, kit: Kit, state: str) -> str:
     """A machine in `state`."""
     view = await worker.create(create_request(skip_launch=True, **kit.config))
     await settled(worker, view.id, "created", timeout_s=TIMEOUT_S)
-    if state == "started":
+    if state != "created":
         await _request(worker, view.id, "start")
+    if state == "suspended":
+        await _request(worker, view.id, "suspend")
     return view.id
 
 
@@ -112,12 +129,17 @@ async def reach(worker: Worker, case: Case, machine_id: str) -> None:
 async def check_leftovers(worker: Worker, kit: Kit) -> None:
     """Nothing may be there but what is running; what goes in the background gets a moment."""
     running = {m.id for m in worker.parts.catalog if m.state == "started"}
+    suspended = {m.id for m in worker.parts.catalog if m.state == "suspended"}
     existing = {m.id for m in worker.parts.catalog if m.state != "destroyed"}
+
+    def left() -> list[str]:
+        return kit.leftovers(running, suspended, existing)
+
     deadline = asyncio.get_running_loop().time() + LEFTOVER_DEADLINE_S
     # Namespaces go in the background, without a sign that one could wait for.
-    while kit.leftovers(running, existing) and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110
+    while left() and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110
         await asyncio.sleep(LOOK_S)
-    assert kit.leftovers(running, existing) == []
+    assert left() == []
 
 
 async def destroy_all(worker: Worker, kit: Kit) -> None:
@@ -138,13 +160,13 @@ async def each_step_twice(root: Path, kit: Kit, case: Case) -> None:
 
 async def each_step_failing(root: Path, kit: Kit, case: Case, when: Literal["before", "after"]) -> int:
     """Returns how many steps there were to fail."""
-    steps = VERBS[case.name].operation.names()  # type: ignore[index]  # the cases are named after their operation
+    steps = VERBS[case.operation].operation.names()  # type: ignore[index]  # an OperationKind
     async with running_worker(root, **parts(kit, root), engine=FailingEngine) as worker:
         engine = worker.parts.engine
         assert isinstance(engine, FailingEngine)
         for step in steps:
             machine_id = await begin(worker, kit, case.begin)
-            engine.fail, engine.failed = (case.name, step, when), False
+            engine.fail, engine.failed = (case.operation, step, when), False
             try:
                 await case.ask(worker, machine_id)
             except MidgeError:
@@ -170,7 +192,6 @@ async def killed_at_each_write(root: Path, kit: Kit, case: Case, when: Literal["
             images=kit.images(),
             settings=kit.settings(folder),
             database=CrashingDatabase,
-            crash=True,
         ) as worker:
             machine_id = await begin(worker, kit, case.begin)
             database = worker.parts.database

@@ -9,17 +9,19 @@ import pytest
 
 from midge.drivers.base import Driver
 from midge.drivers.mock import MockDriver
-from midge.testing.worker import FakeImages
+from midge.testing.worker import FakeImages, mock_order
 from midge.worker.parts import Images, Settings
 from tests.contract import operations
 from tests.contract.operations import CASES, Case
 
 pytestmark = pytest.mark.anyio
 
+SUSPEND_MS = 5  # long enough to be interrupted
+
 
 class MockKit:
     def __init__(self, root: Path) -> None:
-        self.config: dict[str, Any] = {}
+        self.config: dict[str, Any] = {"metadata": mock_order(suspend_ms=SUSPEND_MS)}
         self._root = root
 
     def driver(self) -> Driver:
@@ -31,13 +33,13 @@ class MockKit:
     def settings(self, root: Path) -> Settings:
         return Settings(logs_dir=root / "logs")
 
-    def leftovers(self, running: set[str], existing: set[str]) -> list[str]:
+    def leftovers(self, running: set[str], suspended: set[str], existing: set[str]) -> list[str]:
         host = MockDriver(self._root).host
         found = host.leftovers()
         return [
             *(f"run/{name}" for name in found["run"] ^ running),
             *(f"prepared/{name}" for name in found["prepared"] ^ existing),
-            *(f"snapshots/{name}" for name in found["snapshots"]),
+            *(f"snapshots/{name}" for name in found["snapshots"] ^ suspended),
         ]
 
 

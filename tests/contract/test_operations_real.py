@@ -10,6 +10,7 @@ from typing import Any, Literal
 import pytest
 
 from midge.drivers.base import Driver
+from midge.drivers.pool_settings import ParkedSettings
 from midge.ids import is_machine_id
 from midge.worker.parts import Images, Settings
 from midge.worker.store_images import StoreImages
@@ -24,11 +25,12 @@ pytestmark = [pytest.mark.anyio, pytest.mark.slow, pytest.mark.root, pytest.mark
 
 
 class RealKit:
-    """`operations.Kit` on a driver whose machines are real."""
+    """`operations.Kit` on a driver whose machines are real. `made` is the driver it has given out last."""
 
     def __init__(self, kit: Kit) -> None:
         assert kit.parts is not None
         self._kit, self._parts = kit, kit.parts
+        self.made: Driver = kit.driver
         self.config: dict[str, Any] = {
             "image": "midge/contract:latest",
             "init": {"exec": ["/bin/sh", "-c", RUNS.script]},
@@ -36,7 +38,8 @@ class RealKit:
         }
 
     def driver(self) -> Driver:
-        return self._kit.new_driver()
+        self.made = self._kit.new_driver()
+        return self.made
 
     def images(self) -> Images:
         return StoreImages(self._parts.images)
@@ -44,7 +47,10 @@ class RealKit:
     def settings(self, root: Path) -> Settings:
         return Settings(logs_dir=root / "logs", subnet=str(self._parts.subnet))
 
-    def leftovers(self, running: set[str], existing: set[str]) -> list[str]:
+    def leftovers(self, running: set[str], suspended: set[str], existing: set[str]) -> list[str]:
+        if self.made.capabilities.suspend == "freeze":
+            running = running | suspended  # in place
+        parked = self.made.statistics().get("parked_vms", 0)
         rundir = self._parts.home / "run"
         machines = {path.name for path in rundir.iterdir() if is_machine_id(path.name)}
         places = [path for path in rundir.iterdir() if not path.is_symlink()]
@@ -52,9 +58,9 @@ class RealKit:
         groups = self._parts.cgroups.names()
         return [
             *(f"run/{name}" for name in machines ^ running),
-            *(f"place {path.name}" for path in places[len(running) :]),
-            *(f"namespace {path.name}" for path in slots[len(running) :]),
-            *(f"cgroup {name}" for name in groups[len(running) :]),
+            *(f"place {path.name}" for path in places[len(running) + parked :]),
+            *(f"namespace {path.name}" for path in slots[len(running) + parked :]),
+            *(f"cgroup {name}" for name in groups[len(running) + parked :]),
         ]
 
 
@@ -62,10 +68,14 @@ class RealKit:
     params=[
         pytest.param("container", marks=pytest.mark.container),
         pytest.param("qemu", marks=pytest.mark.vm),
+        pytest.param("qemu, parked", marks=pytest.mark.vm),
     ]
 )
 async def kit(request: pytest.FixtureRequest, home: Path, cache: Path) -> AsyncIterator[RealKit]:
-    async with KITS[request.param](home, cache) as made:
+    name, _, parked = request.param.partition(", ")
+    async with KITS[name](home, cache) as made:
+        if parked:
+            await made.reconfigure(parked=ParkedSettings())
         await made.driver.aclose()
         yield RealKit(made)
         await made.renew()

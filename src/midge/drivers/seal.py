@@ -6,8 +6,8 @@ use: digests of every file and the metadata, under an HMAC-SHA256 with a key tha
     folder/memory, folder/state   sealed files
     folder/seal                   one line of JSON (format, files with size and digest, metadata), one line MAC in hex
 
-Seal after the VMM has ended and the files belong to root: before that, a VMM that was taken over could still change
-what has been hashed. The seal does not make its content good; it makes it nobody else's.
+Seal files that belong to root, and verify after the VMM that wrote them has ended: before that, one that was taken over
+could still change what has been hashed. The seal does not make its content good; it makes it nobody else's.
 
 Digests are BLAKE2b with 256 bits (without SHA instructions nearly twice as fast as SHA-256), on several threads. They
 cover content, not layout: a hole and zeros are alike, so files may be copied sparsely, and holes cost nothing.
@@ -29,6 +29,7 @@ from typing import Any
 
 import msgspec
 
+from midge.drivers.threads import joined_in_thread
 from midge.errors import DriverError, OutOfSpace, SnapshotUnusable
 
 SEAL_NAME = "seal"
@@ -102,16 +103,19 @@ def _read_key(path: Path) -> bytes:
 
 
 async def seal(key: bytes, folder: Path, names: Sequence[str], metadata: dict[str, Any]) -> None:
-    """Hashes the named files of `folder`, forces them to disk, and writes the seal. Replaces an earlier seal.
+    """Hashes the named files of `folder`, forces them to disk, and writes the seal.
+
+    An earlier seal is replaced at once, and stays as it was when this fails or the host loses power: there is never a
+    moment without one. When this is cancelled, the seal is written or it is not; nothing goes on.
 
     Args:
         metadata: JSON; what `verify` gives back, and only together with these very files.
 
     Raises:
-        OutOfSpace, DriverError: a file could not be read or written; there is no valid seal then.
+        OutOfSpace, DriverError: a file could not be read or written.
     """
     try:
-        await asyncio.to_thread(_seal, key, folder, names, metadata)
+        await joined_in_thread(_seal, key, folder, names, metadata)
     except OSError as error:
         raise DriverError(f"cannot seal {folder}: {error.strerror}", hint="check the disk") from error
 
@@ -132,16 +136,19 @@ def digest_of(path: Path) -> str:
 
 
 def _seal(key: bytes, folder: Path, names: Sequence[str], metadata: dict[str, Any]) -> None:
-    (folder / SEAL_NAME).unlink(missing_ok=True)
     with ThreadPoolExecutor(_threads(), thread_name_prefix="seal") as threads:
         files = {name: _describe(folder / name, threads, sync=True) for name in names}
     payload = msgspec.json.encode(_Sealed(format=FORMAT, files=files, metadata=metadata))
     draft = folder / f".{SEAL_NAME}"
-    with draft.open("wb") as file:
-        file.write(payload + b"\n" + _mac(key, payload) + b"\n")
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(folder / SEAL_NAME)
+    try:
+        with draft.open("wb") as file:
+            file.write(payload + b"\n" + _mac(key, payload) + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(folder / SEAL_NAME)
+    except OSError:
+        draft.unlink(missing_ok=True)
+        raise
     _sync_folder(folder)
 
 

@@ -35,6 +35,7 @@ def home() -> Iterator[Path]:
     params=[
         "mock",
         pytest.param("container", marks=[pytest.mark.container, *_ROOT]),
+        pytest.param("warm container", marks=[pytest.mark.container, *_ROOT]),
         pytest.param("qemu", marks=[pytest.mark.vm, *_ROOT]),
         pytest.param("firecracker", marks=[pytest.mark.vm, *_ROOT]),
     ]

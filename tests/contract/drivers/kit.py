@@ -25,12 +25,14 @@ from midge import binaries
 from midge.cgroup import CgroupTree
 from midge.drivers.base import Driver, ExecExit, ExecRequest, Handle
 from midge.drivers.container import ContainerDriver, ContainerSettings
+from midge.drivers.container.supply import Container, SlotKey
 from midge.drivers.firecracker.driver import FirecrackerDriver
 from midge.drivers.firecracker.settings import FirecrackerSettings
 from midge.drivers.mock import MockDriver
+from midge.drivers.pool_settings import ParkedSettings, PoolSettings
 from midge.drivers.qemu.driver import QemuDriver
-from midge.drivers.qemu.pool_settings import PoolSettings
 from midge.drivers.qemu.settings import QemuSettings
+from midge.drivers.warm import WarmPool
 from midge.errors import NotSupported
 from midge.images.store import ImageStore
 from midge.kernel.store import default_root
@@ -61,9 +63,11 @@ def exits(code: int = 0, *, output: str = "") -> Program:
     return Program(f"printf '%s' '{output}'; exit {code}", order)
 
 
-RUNS = Program("trap 'exit 0' INT TERM; echo begun; while :; do sleep 0.05; done", {"output": "begun"})
+RUNS = Program(
+    "trap 'exit 0' INT TERM; echo begun; while :; do sleep 1000 & wait $!; done", {"output": "begun"}
+)
 STUBBORN = Program(
-    "trap '' INT TERM; echo begun; while :; do sleep 0.05; done", {"ignore_signals": True, "output": "begun"}
+    "trap '' INT TERM; echo begun; while :; do sleep 1000; done", {"ignore_signals": True, "output": "begun"}
 )
 
 
@@ -222,6 +226,35 @@ class Kit:
         await self.driver.aclose()
 
 
+class WarmKit(Kit):
+    """Containers that wait: each start of `start` finds one."""
+
+    @property
+    def pool(self) -> WarmPool[SlotKey, Container]:
+        assert isinstance(self.driver, ContainerDriver)
+        return self.driver._supply.pool
+
+    async def start(self, spec: MachineSpec) -> Handle:
+        await self.waiting(spec)
+        return await super().start(spec)
+
+    async def waiting(self, spec: MachineSpec) -> Container | None:
+        """The container that a start of this machine would take, once there is one; None if there never will be."""
+        assert isinstance(self.driver, ContainerDriver)
+        await self.driver.prepare(spec)
+        key = self.driver._supply._key(spec)
+        if key is None:
+            return None
+        await eventually(lambda: key in self.pool._ready, "a container that waits")
+        return self.pool._ready[key][-1]
+
+    async def assert_nothing_left_since(self, before: HostState) -> None:
+        """What waits for later starts is no leak; it goes when nobody wants it."""
+        for key in list(self.pool._wanted):
+            self.pool.forget(key)
+        await super().assert_nothing_left_since(before)
+
+
 async def eventually(condition: Callable[[], bool], what: str | Callable[[], str]) -> None:
     """Waits for a condition, with a deadline."""
     deadline = asyncio.get_running_loop().time() + DEADLINE_S
@@ -270,13 +303,18 @@ class Parts:
 
 def make_container(parts: Parts, **changes: Any) -> Driver:
     settings = ContainerSettings(
-        rundir=parts.home / "run", machines=parts.home / "machines", nameservers=("192.0.2.53",)
+        rundir=parts.home / "run",
+        layers=parts.home / "layers",
+        machines=parts.home / "machines",
+        nameservers=("192.0.2.53",),
+        # What waits for later starts is no leak, but would look like one.
+        pool=PoolSettings(slots_max=0),
     )
     settings = dataclasses.replace(settings, **changes)
     return ContainerDriver(settings, images=parts.images, net=parts.net, cgroups=parts.cgroups)
 
 
-def make_qemu(parts: Parts) -> Driver:
+def make_qemu(parts: Parts, **changes: Any) -> Driver:
     settings = QemuSettings(
         rundir=parts.home / "run",
         memory_dir=parts.home / "memory",
@@ -288,9 +326,11 @@ def make_qemu(parts: Parts) -> Driver:
         kernels=default_root(),
         acceleration="tcg",
         nameservers=("192.0.2.53",),
-        # What waits for later starts is no leak, but would look like one.
+        # What waits for later starts, or for a resume, is no leak, but would look like one.
         pool=PoolSettings(slots_max=0),
+        parked=ParkedSettings(vms_max=0),
     )
+    settings = dataclasses.replace(settings, **changes)
     return QemuDriver(settings, images=parts.images, net=parts.net, cgroups=parts.cgroups)
 
 
@@ -312,7 +352,12 @@ def make_firecracker(parts: Parts) -> Driver:
 
 
 async def _real_kit(
-    stack: AsyncExitStack, home: Path, cache: Path, kind: SlotKind, make: Callable[..., Driver]
+    stack: AsyncExitStack,
+    home: Path,
+    cache: Path,
+    kind: SlotKind,
+    make: Callable[..., Driver],
+    face: type[Kit] = Kit,
 ) -> Kit:
     tag = secrets.token_hex(3)
     number = int(tag, 16)
@@ -329,7 +374,9 @@ async def _real_kit(
     stack.callback(cgroups.close)
     parts = Parts(home, cache, images, net, cgroups, subnet)
     picture = ImageSpec(digest=image.digest, reference=_TAG)
-    return Kit(home, picture, functools.partial(make, parts), marker=tag, subnet=subnet, net=net, parts=parts)
+    return face(
+        home, picture, functools.partial(make, parts), marker=tag, subnet=subnet, net=net, parts=parts
+    )
 
 
 @asynccontextmanager
@@ -337,6 +384,20 @@ async def container_kit(home: Path, cache: Path) -> AsyncIterator[Kit]:
     _require("runc", "nft")
     async with AsyncExitStack() as stack:
         kit = await _real_kit(stack, home, cache, "veth", make_container)
+        await _open_or_skip(kit.driver.open)
+        try:
+            yield kit
+        finally:
+            await kit.end()
+
+
+@asynccontextmanager
+async def warm_container_kit(home: Path, cache: Path) -> AsyncIterator[WarmKit]:
+    _require("runc", "nft")
+    make = functools.partial(make_container, pool=PoolSettings(slots_max=4, per_key=1))
+    async with AsyncExitStack() as stack:
+        kit = await _real_kit(stack, home, cache, "veth", make, WarmKit)
+        assert isinstance(kit, WarmKit)
         await _open_or_skip(kit.driver.open)
         try:
             yield kit
@@ -389,4 +450,10 @@ async def _open_or_skip(opening: Callable[[], Awaitable[None]]) -> None:
         pytest.skip(f"{error} ({error.hint})")
 
 
-KITS = {"mock": mock_kit, "container": container_kit, "qemu": qemu_kit, "firecracker": firecracker_kit}
+KITS = {
+    "mock": mock_kit,
+    "container": container_kit,
+    "warm container": warm_container_kit,
+    "qemu": qemu_kit,
+    "firecracker": firecracker_kit,
+}

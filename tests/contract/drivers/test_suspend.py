@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from midge.drivers.base import Handle
+from midge.drivers.pool_settings import ParkedSettings
 from midge.errors import NotSupported, SnapshotUnusable
 from midge.machine.spec import MachineSpec
 from tests.contract.drivers.kit import DEADLINE_S, RUNS, Kit, Marks, Program
@@ -15,14 +16,19 @@ pytestmark = pytest.mark.anyio
 
 # Says once who it is; counts for as long as it runs.
 COUNTER = Program(
-    "trap 'exit 0' TERM; cat /proc/sys/kernel/random/uuid > /tmp/id; n=0; echo begun;"
+    "trap 'exit 0' TERM; cat /proc/sys/kernel/random/uuid > /tmp/id; n=0; echo 0 > /tmp/n; echo begun;"
     "while :; do n=$((n+1)); echo $n > /tmp/n.new; mv /tmp/n.new /tmp/n; sleep 0.02; done",
     {"output": "begun"},
 )
 
 
-@pytest.fixture
-async def suspending(kit: Kit) -> Kit:
+@pytest.fixture(params=[False, True], ids=["", "parked"])
+async def suspending(kit: Kit, request: pytest.FixtureRequest) -> Kit:
+    """A driver that can suspend; once more with the VMs of suspended machines kept, where it does that."""
+    if request.param:
+        if kit.driver.name != "qemu":
+            pytest.skip(f"{kit.driver.name} keeps no VM of a suspended machine")
+        await kit.reconfigure(parked=ParkedSettings())
     if kit.driver.capabilities.suspend == "none":
         spec = kit.spec(RUNS)
         handle = await kit.start(spec)
@@ -142,3 +148,39 @@ async def test_a_cold_start_takes_the_place_of_a_suspended_machine(suspending: K
     new = await kit.start(fresh)
     await kit.driver.kill(new)
     assert (await kit.wait(new)).exit_code == 137
+
+
+async def test_a_suspend_that_is_taken_back_at_any_moment_leaves_the_same_process(suspending: Kit) -> None:
+    kit = suspending
+    spec = kit.spec(COUNTER)
+    handle = await kit.start(spec)
+    await kit.begun(spec)
+    for delay_s in (0.0, 0.003, 0.01, 0.02, 0.05):
+        suspending_ = asyncio.create_task(kit.driver.suspend(spec, handle))
+        await asyncio.sleep(delay_s)
+        suspending_.cancel()
+        await asyncio.wait([suspending_])
+        for _ in range(2):
+            spec = kit.again(spec)
+            async with asyncio.timeout(DEADLINE_S):
+                handle = await kit.driver.go_on(spec, handle, Marks())
+        if kit.real:
+            before = int((await kit.exec(handle, "cat", "/tmp/n"))[0] or 0)
+            async with asyncio.timeout(DEADLINE_S):
+                while int((await kit.exec(handle, "cat", "/tmp/n"))[0] or 0) <= before:
+                    pass
+    await kit.driver.signal(handle, 15)
+    assert (await kit.wait(handle)).exit_code == 0
+    assert kit.log(spec).count("begun") == 1
+
+
+async def test_what_ended_during_a_suspend_is_no_secret(suspending: Kit) -> None:
+    kit = suspending
+    spec = kit.spec(RUNS)
+    handle = await kit.start(spec)
+    await kit.begun(spec)
+    await kit.driver.kill(handle)
+    await kit.wait(handle)
+    await kit.driver.cleanup(spec.machine_id, handle)
+    with pytest.raises(SnapshotUnusable):
+        await kit.driver.go_on(kit.again(spec), handle, Marks())

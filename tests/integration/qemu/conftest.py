@@ -14,6 +14,7 @@ import pytest
 from midge import binaries
 from tests.integration.qemu.house import House
 
+PARKED = 4
 PROGRAMS = ("qemu-system-x86_64", "nft", "mkfs.erofs", "mkfs.ext4", "busybox")
 
 
@@ -46,12 +47,12 @@ def templates(_able: None) -> Iterator[Path]:
 
 
 @asynccontextmanager
-async def opened(templates: Path, *, warm: int) -> AsyncIterator[House]:
+async def opened(templates: Path, *, warm: int, parked: int = 0) -> AsyncIterator[House]:
     """A house on a new folder; afterwards nothing is left of it."""
     home = Path(tempfile.mkdtemp(prefix="mi-", dir="/dev/shm"))
     home.chmod(0o711)
     try:
-        house = House(home, templates=templates, warm=warm)
+        house = House(home, templates=templates, warm=warm, parked=parked)
         await house.open()
         yield house
         await house.end()
@@ -61,7 +62,7 @@ async def opened(templates: Path, *, warm: int) -> AsyncIterator[House]:
 
 @pytest.fixture(scope="module")
 async def house(templates: Path) -> AsyncIterator[House]:
-    """Without warm slots: each start restores the template."""
+    """Without warm slots, and without parked VMs: each start restores the template, each resume the snapshot."""
     async with opened(templates, warm=0) as made:
         yield made
 
@@ -70,4 +71,18 @@ async def house(templates: Path) -> AsyncIterator[House]:
 async def warm_house(templates: Path) -> AsyncIterator[House]:
     """With warm slots."""
     async with opened(templates, warm=4) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+async def parked_house(templates: Path) -> AsyncIterator[House]:
+    """With parked VMs: a resume soon after the suspend finds the VM it was suspended in."""
+    async with opened(templates, warm=0, parked=PARKED) as made:
+        yield made
+
+
+@pytest.fixture(scope="module", params=[0, PARKED], ids=["", "parked"])
+async def either(request: pytest.FixtureRequest, templates: Path) -> AsyncIterator[House]:
+    """Without parked VMs, and with them."""
+    async with opened(templates, warm=0, parked=request.param) as made:
         yield made

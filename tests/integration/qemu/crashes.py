@@ -13,21 +13,28 @@ from typing import Any, Literal
 
 from midge.drivers import seal
 from midge.drivers.qemu import boot
-from midge.drivers.qemu.driver import QemuDriver
+from midge.drivers.qemu.residents import Residents
 from midge.drivers.qemu.snapshot import Snapshots
+from midge.drivers.qemu.suspend import Suspending
 from midge.drivers.qemu.vm import VmMaker
 
-# Where: an object, the name of its coroutine function, and whether it is reached before or after its call.
+# Where: an object, the name of its coroutine function, and whether it is reached before or after its call. The first
+# word says what is under way; a parked VM is there only for the worker that has parked it.
 POINTS: dict[str, tuple[Any, str, Literal["before", "after"]]] = {
     "suspend: guest is quiet": (boot, "save_state", "before"),
     "suspend: state is saved": (boot, "save_state", "after"),
-    "suspend: VMM has ended": (seal, "seal", "before"),
+    "suspend: files are taken": (seal, "seal", "before"),
     "suspend: sealed": (seal, "seal", "after"),
+    "suspend: left": (Suspending, "_leave", "after"),
     "resume: claimed": (Snapshots, "claim", "after"),
     "resume: restored": (VmMaker, "restore", "after"),
-    "resume: linked": (QemuDriver, "_claim", "after"),
-    "resume: awake": (QemuDriver, "_wake", "after"),
+    "resume: linked": (Residents, "claim", "after"),
+    "resume: awake": (Suspending, "_wake", "after"),
+    "unpark: claimed": (Snapshots, "claim_held", "after"),
+    "unpark: linked": (Suspending, "_claim_parked", "after"),
+    "unpark: awake": (Suspending, "_wake", "after"),
 }
+SUSPEND_POINTS = [point for point in POINTS if point.startswith("suspend")]
 
 
 def arm(point: str, act: Callable[[], Awaitable[None]]) -> Callable[[], None]:
@@ -48,14 +55,16 @@ def arm(point: str, act: Callable[[], Awaitable[None]]) -> Callable[[], None]:
     return lambda: setattr(place, name, original)
 
 
-async def _main(home: Path, machine: str, point: str) -> None:
+async def _main(home: Path, machine: str, point: str, parked: int) -> None:
     from tests.integration.qemu.house import House
 
     async def die() -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
-    house = House(home)
+    house = House(home, parked=parked)
     await house.open()
+    if point.startswith("unpark"):
+        await house.suspend(machine)
     arm(point, die)
     if point.startswith("suspend"):
         await house.suspend(machine)
@@ -65,4 +74,4 @@ async def _main(home: Path, machine: str, point: str) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(_main(Path(sys.argv[1]), sys.argv[2], sys.argv[3]))
+    asyncio.run(_main(Path(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4])))

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from midge.drivers.base import ExecRequest
+from midge.drivers.pool_settings import ParkedSettings, PoolSettings
 from midge.drivers.qemu.driver import QemuDriver
-from midge.drivers.qemu.pool_settings import PoolSettings
 from midge.drivers.seal import host_key
 from midge.drivers.shim_files import read_state
 from midge.images.store import ImageStore
@@ -31,6 +31,7 @@ from midge.worker.build import HostSettings, open_host
 from midge.worker.host import EventView
 from midge.worker.local import LocalHost
 from tests.contract.drivers.kit import _reap_zombies, eventually
+from tests.subnets import subnet_of
 
 DEADLINE_S = 60.0  # for anything that is waited for: emulated guests on a busy host
 CHUNK_BYTES = 4 * 1024 * 1024
@@ -50,7 +51,7 @@ class House:
         templates: shared with other houses, so that not each has to boot a kernel; None for its own.
     """
 
-    def __init__(self, home: Path, *, templates: Path | None = None, warm: int = 0) -> None:
+    def __init__(self, home: Path, *, templates: Path | None = None, warm: int = 0, parked: int = 0) -> None:
         self.home = home
         self.data = home / "data"
         self.data.mkdir(exist_ok=True)
@@ -59,7 +60,7 @@ class House:
             _share_key(templates, self.data / "seal.key")
         for folder in (home / "run", home / "memory"):
             folder.mkdir(exist_ok=True)
-        self.settings = settings(home, warm)
+        self.settings = settings(home, warm, parked)
         self.tag = instance_tag(self.data)
         self._stack = AsyncExitStack()
         self.host: LocalHost
@@ -210,11 +211,21 @@ class House:
         return self.home / "memory" / f"suspended-{machine}"
 
     async def on_disk(self, machine: str) -> None:
-        """Waits until a suspended machine's memory has left the memory of the host."""
+        """Waits until a suspended machine is on disk, and nothing of it in the memory of the host."""
+        await self.driver._parked.gone(machine)
         await eventually(
             lambda: not self.hot(machine).exists() and (self.saved(machine) / "seal").exists(),
             "memory on disk",
         )
+
+    @property
+    def parks(self) -> bool:
+        """Whether suspended machines keep their VM."""
+        return self.settings.parked.vms_max > 0
+
+    def parked(self) -> set[str]:
+        """Names of the VMs that suspended machines have kept."""
+        return self.driver._parked.names()
 
     async def warm(self) -> None:
         """Waits until a guest waits: restored, warmed, paused."""
@@ -258,16 +269,18 @@ def _image(dest: Path) -> Path:
     return build_layout(dest, layers=[files], tag=TAG, cmd=["/bin/sh"], env=["PATH=/usr/bin:/bin"])
 
 
-def settings(home: Path, warm: int) -> HostSettings:
+def settings(home: Path, warm: int, parked: int) -> HostSettings:
     return HostSettings(
         data_dir=home / "data",
         run_dir=home / "run",
         memory_dir=home / "memory",
         kernels_dir=default_root(),
         driver="qemu",
+        subnet=subnet_of(instance_tag(home / "data")),
         acceleration="tcg",
         kernel="auto",
         warm=PoolSettings(slots_max=warm, per_key=1),
+        parked=ParkedSettings(vms_max=parked),
     )
 
 
@@ -286,11 +299,6 @@ def figure(name: str, values_ms: list[float]) -> None:
 
 def elapsed_ms(since_s: float) -> float:
     return (time.perf_counter() - since_s) * 1000
-
-
-def rounds(default: int) -> int:
-    """How often something is repeated: MIDGE_ROUNDS or the default."""
-    return int(os.environ.get("MIDGE_ROUNDS", default))
 
 
 def holds(path: Path, word: bytes) -> bool:

@@ -16,7 +16,8 @@ ROUNDS = 5
 SERVER = "echo hello > /index.html; exec httpd -f -p 8080 -h /"
 
 
-async def test_commands_signals_and_output_work_again_after_each_resume(house: House) -> None:
+async def test_commands_signals_and_output_work_again_after_each_resume(either: House) -> None:
+    house = either
     machine = await house.run("n=0; trap 'n=$((n+1)); echo \"GOT $n\"' USR1; while :; do sleep 0.05; done")
     to_exec_ms, suspend_ms = [], []
     for number in range(1, ROUNDS + 1):
@@ -35,7 +36,8 @@ async def test_commands_signals_and_output_work_again_after_each_resume(house: H
     await house.destroy(machine)
 
 
-async def test_an_exec_under_way_ends_and_does_not_hang(house: House) -> None:
+async def test_an_exec_under_way_ends_and_does_not_hang(either: House) -> None:
+    house = either
     machine = await house.run()
     running = asyncio.create_task(house.sh(machine, "echo on; sleep 1000000"))
     await eventually_ps(house, machine, "sleep 1000000", 2)
@@ -50,7 +52,8 @@ async def test_an_exec_under_way_ends_and_does_not_hang(house: House) -> None:
     await house.destroy(machine)
 
 
-async def test_a_listener_is_reachable_after_each_resume(house: House) -> None:
+async def test_a_listener_is_reachable_after_each_resume(either: House) -> None:
+    house = either
     machine = await house.run(SERVER)
     assert "hello" in await _get(house.host.address(machine))
     for _ in range(ROUNDS):

@@ -12,7 +12,8 @@ from tests.integration.qemu.house import House
 pytestmark = [pytest.mark.anyio, pytest.mark.slow, pytest.mark.vm, pytest.mark.root]
 
 
-async def test_stop_of_a_suspended_machine_discards_its_memory(house: House) -> None:
+async def test_stop_of_a_suspended_machine_discards_its_memory(either: House) -> None:
+    house = either
     before = house.picture()
     for on_disk in (False, True):
         machine = await house.run()
@@ -29,7 +30,8 @@ async def test_stop_of_a_suspended_machine_discards_its_memory(house: House) -> 
         await house.destroy(machine)
 
 
-async def test_an_update_of_a_suspended_machine_means_a_cold_start(house: House) -> None:
+async def test_an_update_of_a_suspended_machine_means_a_cold_start(either: House) -> None:
+    house = either
     machine = await house.run(env={"WHICH": "old"})
     await house.sh(machine, "echo here > /dev/shm/mark")
     await house.suspend(machine)
@@ -49,7 +51,8 @@ async def test_an_update_of_a_suspended_machine_means_a_cold_start(house: House)
     await house.destroy(machine)
 
 
-async def test_destroy_of_a_suspended_machine_leaves_nothing(house: House) -> None:
+async def test_destroy_of_a_suspended_machine_leaves_nothing(either: House) -> None:
+    house = either
     before = house.picture()
     machine = await house.run()
     await house.suspend(machine)

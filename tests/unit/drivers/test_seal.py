@@ -106,12 +106,22 @@ async def test_follows_no_links(folder: Path) -> None:
         await seal.verify(KEY, folder, NAMES)
 
 
-async def test_sealing_what_is_not_there_leaves_no_seal(folder: Path) -> None:
+async def test_an_earlier_seal_stays_until_the_next_is_whole(folder: Path) -> None:
+    await seal.seal(KEY, folder, NAMES, {"which": "first"})
+    with pytest.raises(DriverError):
+        await seal.seal(KEY, folder, [*NAMES, "missing"], {"which": "second"})
+    assert await seal.verify(KEY, folder, NAMES) == {"which": "first"}
+    await seal.seal(KEY, folder, NAMES, {"which": "third"})
+    assert await seal.verify(KEY, folder, NAMES) == {"which": "third"}
+
+
+async def test_what_is_not_there_cannot_be_sealed(folder: Path) -> None:
     await seal.seal(KEY, folder, NAMES, {})
     (folder / "state").unlink()
     with pytest.raises(DriverError, match="cannot seal"):
         await seal.seal(KEY, folder, NAMES, {})
-    assert not (folder / seal.SEAL_NAME).exists()
+    with pytest.raises(SnapshotUnusable):
+        await seal.verify(KEY, folder, NAMES)
 
 
 def test_key_is_made_once_and_for_the_owner_alone(tmp_path: Path) -> None:

@@ -151,6 +151,9 @@ class FirecrackerDriver:
     async def _build_template(self, recipe: Recipe, folder: Path) -> None:
         await boot.build(self._settings, self._parts()[0], self._net, recipe, folder)
 
+    def statistics(self) -> dict[str, int]:
+        return {}
+
     async def prepare(self, spec: MachineSpec) -> None:
         await self._images.erofs(spec.image.digest)
         await disks.blank_layer(self._settings.blanks, self._settings.rootfs_mb)
@@ -329,6 +332,14 @@ class FirecrackerDriver:
         await self._snapshots.remove(machine_id)
         trace.mark("guest")
         return self._handle(spec)
+
+    async def go_on(self, spec: MachineSpec, handle: Handle, trace: Trace) -> Handle:
+        machine_id = spec.machine_id
+        start_id, instance = self._instances.get(machine_id, ("", None))
+        in_hand = instance is not None and start_id == handle.start_id and instance.channel.guest is not None
+        if in_hand and not await self._is_saved(machine_id, start_id):
+            return handle
+        return await self.resume(spec, {"start_id": handle.start_id}, trace)
 
     async def _finish_resume(self, machine_id: str) -> None:
         """After a worker that died between restoring the guest and saying so."""

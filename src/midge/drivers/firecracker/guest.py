@@ -86,8 +86,8 @@ def _bucket(limit: Limit | None) -> b.TokenBucket | None:
     return b.TokenBucket(size=limit.size, refill_time=limit.refill_ms) if limit else None
 
 
-async def greet(channel: GuestChannel, timeout_s: float) -> m.HelloAck:
-    """A session with a guest that has just been restored.
+async def greet(channel: GuestChannel, timeout_s: float, *, resume: bool = False) -> m.HelloAck:
+    """A session with a guest that has just been restored; with `resume` it is told next that it was away.
 
     Raises:
         TimeoutError: it does not answer.
@@ -96,4 +96,4 @@ async def greet(channel: GuestChannel, timeout_s: float) -> m.HelloAck:
     async with asyncio.timeout(timeout_s):
         while True:
             with contextlib.suppress(DeadlineExceeded):
-                return await channel.hello(timeout_s=GREETING_S)
+                return await channel.hello(resume=resume, timeout_s=GREETING_S)

@@ -74,7 +74,7 @@ class Starter:
         try:
             channel = await process.attach()
             async with asyncio.timeout(GUEST_TIMEOUT_S):
-                await greet(channel, GUEST_TIMEOUT_S)
+                await greet(channel, GUEST_TIMEOUT_S, resume=True)
                 await tell(channel)
         except BaseException as error:
             if channel is not None:

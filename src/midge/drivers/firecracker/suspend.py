@@ -28,6 +28,7 @@ from midge.drivers import disks, seal, shim_files
 from midge.drivers.firecracker import bodies as b
 from midge.drivers.firecracker.jail import Jail
 from midge.drivers.firecracker.launch import connect
+from midge.drivers.threads import joined_in_thread
 from midge.errors import DriverError, NotSupported, SnapshotUnusable
 from midge.guest.channel import GuestChannel
 from midge.guest.errors import ChannelLost
@@ -84,7 +85,7 @@ class Snapshots:
         draft = self._draft(target.machine_id)
         await asyncio.to_thread(_fresh, draft)
         try:
-            await target.channel.quiesce()
+            await target.channel.quiesce(freeze=True)
             async with await connect(target.jail) as api:
                 await api.send(b.Vm(state="Paused"))
                 if diff:
@@ -96,13 +97,16 @@ class Snapshots:
                 )
                 await api.create_snapshot(request, memory_mb=target.memory_mb)
             await target.cgroup.freeze()
-            await asyncio.to_thread(_take, target.jail, draft)
+            await joined_in_thread(_take, target.jail, draft)
             key = await asyncio.to_thread(seal.host_key, self._key_file)
             disk = await asyncio.to_thread(disk_identity, target.upper)
             await seal.seal(key, draft, NAMES, {**metadata, "upper": disk})
-            await asyncio.to_thread(_publish, draft, self.folder(target.machine_id))
+            await joined_in_thread(_publish, draft, self.folder(target.machine_id))
         except BaseException:
-            await self.undo(target)
+            if self.exists(target.machine_id):  # cancelled a moment too late: it is suspended
+                await self.end(target)
+            else:
+                await self.undo(target)
             raise
         await self.end(target)
 

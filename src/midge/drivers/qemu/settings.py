@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from midge.drivers.qemu.pool_settings import PoolSettings
+from midge.drivers.pool_settings import ParkedSettings, PoolSettings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +24,7 @@ class QemuSettings:
         acceleration: ``auto``, ``kvm`` or ``tcg``.
         rootfs_mb: size of the writable layer that guests see, MiB; sparse on the host.
         pool: of warm slots.
+        parked: bounds of the VMs that suspended machines leave standing.
         nameservers: what guests ask where the machine names none.
     """
 
@@ -41,6 +42,7 @@ class QemuSettings:
     rootfs_mb: int = 8192
     nameservers: tuple[str, ...] = ()
     pool: PoolSettings = field(default_factory=PoolSettings)
+    parked: ParkedSettings = field(default_factory=ParkedSettings)
 
     def folders(self) -> list[Path]:
         return [self.rundir, self.memory_dir, self.layers, self.machines, self.templates, self.blanks]

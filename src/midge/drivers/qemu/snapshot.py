@@ -7,12 +7,21 @@ machines/<id>/suspend/
     memory   the guest's memory, once it has been copied to disk
     seal     MAC over the digest of `state` and what `memory` and `layer` must be
     used     a resume has begun: the rest is not to be trusted any more
+    working-set   pages of the memory to read ahead; a hint, not under the seal
 memory_dir/suspended-<id>   the memory until then
 ```
 
 The memory is never dumped: it is the file the guest ran on. A suspend therefore takes as long for 256 MiB as for
 64 GiB, and a resume maps the file and reads what the guest touches. First it stays on tmpfs, so that a resume right
 afterwards finds it hot; a task copies it to disk, makes it durable and gives the memory back.
+
+A parked VM (`midge.drivers.qemu.parked`) still has these files open. Where its memory is, and where it goes:
+
+| suspended on | copied | resumed from the parked VM | the parked VM is ended |
+|---|---|---|---|
+| tmpfs | not yet | `suspended-<id>` is the VM's again; the copy is given up | the copy goes on, then frees the tmpfs |
+| tmpfs | yes, and the tmpfs file stays | the same; the copy on disk goes with the folder | the tmpfs file is removed |
+| disk | synced in place | `memory` is the VM's again | nothing |
 
 Hashing gigabytes would cost what the mapping saves. So the seal holds both the digest of the memory file and its
 identity (inode, size, times): a file whose identity is the sealed one has not been written since; any other is hashed.
@@ -22,217 +31,229 @@ The writable disk is never moved to another place, so its identity alone is seal
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
+import secrets
 import shutil
 import time
-from dataclasses import dataclass
+from collections import deque
 from pathlib import Path
 from typing import Any
 
 import msgspec
-import structlog
 
-from midge.drivers import disks, seal
-from midge.drivers.instance import Instance
-from midge.drivers.qemu import boot
-from midge.drivers.qemu.launch import QMP_SOCKET, Files
-from midge.drivers.qemu.qmp import Qmp
+from midge.drivers import seal
 from midge.drivers.qemu.settings import QemuSettings
+from midge.drivers.qemu.snapshot_files import (
+    LAYER,
+    MEMORY,
+    STATE,
+    USED,
+    FileIdentity,
+    Kept,
+    Moved,
+    Saved,
+    Sealed,
+    What,
+    check,
+)
 from midge.drivers.qemu.vm import SUSPENDED_PREFIX, VmMaker
-from midge.errors import MidgeError, OutOfSpace, SnapshotUnusable, chain
+from midge.errors import DriverError, OutOfSpace, SnapshotUnusable
 from midge.machine.spec import MIB
 
-STATE = "state"
-LAYER = "layer"
 DISK_RESERVE_BYTES = 256 * MIB  # what a suspend must leave free
-ENDED_TIMEOUT_S = 10.0  # from the kill of a saved VMM until it is gone
-RUN_ON_TIMEOUT_S = 10.0  # for a guest whose save failed to run again; the caller waits, maybe to shut down
-
-_log = structlog.get_logger("midge.qemu")
-
-
-class What(msgspec.Struct, kw_only=True, frozen=True):
-    """What a snapshot fits: the template (kernel, VMM, CPU, shape), the image, and the run it was taken of."""
-
-    template: str
-    image: str
-    start_id: str
-
-
-class FileIdentity(msgspec.Struct, kw_only=True, frozen=True):
-    """A file that nobody has written since. Times in nanoseconds."""
-
-    inode: int
-    size: int
-    mtime_ns: int
-    ctime_ns: int
-
-    @classmethod
-    def of(cls, path: Path) -> FileIdentity:
-        found = path.lstat()
-        return cls(
-            inode=found.st_ino, size=found.st_size, mtime_ns=found.st_mtime_ns, ctime_ns=found.st_ctime_ns
-        )
-
-
-class Sealed(msgspec.Struct, kw_only=True, frozen=True):
-    """The metadata under the seal. `digest` and `durable_at_ns` are there once the memory is on disk."""
-
-    what: What
-    memory: FileIdentity
-    layer: FileIdentity
-    suspended_at_ns: int
-    digest: str = ""
-    durable_at_ns: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Saved:
-    """A verified snapshot that a resume has claimed. Its files move to the VM that opens them."""
-
-    folder: Path
-    memory: Path
-    on_disk: bool
-
-    def open(self, vms: VmMaker, lower: Path, stack: contextlib.ExitStack, name: str, uid: int) -> Files:
-        """Gives the files to the VM of that name."""
-        memory = vms.memory_on_disk(name) if self.on_disk else vms.memory(name)
-        layer = vms.layer(name)
-        self.memory.rename(memory)
-        (self.folder / LAYER).rename(layer)
-        for path in (memory, layer):
-            os.chown(path, uid, uid)
-        return Files(
-            memory=disks.opened(stack, os.open(memory, os.O_RDWR | os.O_CLOEXEC)),
-            upper=disks.opened(stack, os.open(layer, os.O_RDWR | os.O_CLOEXEC)),
-            lower=disks.opened(stack, disks.read_only(lower)),
-            state=disks.opened(stack, disks.read_only(self.folder / STATE)),
-        )
 
 
 class Snapshots:
-    """Snapshots of one host. `run` is the task that takes them to disk."""
+    """Snapshots of one host. `midge.drivers.qemu.snapshot_disk` takes them to disk."""
 
     def __init__(self, settings: QemuSettings) -> None:
-        self._settings = settings
+        self.settings = settings
+        self.to_disk: dict[str, None] = {}  # whose memory is to be taken to disk, in this order
+        self.gone: deque[Path] = deque()  # folders put aside, to be removed by the same task
+        self.wake = asyncio.Event()
         self._locks: dict[str, asyncio.Lock] = {}
-        self._to_disk: dict[str, None] = {}
-        self._wake = asyncio.Event()
+        self._held: set[str] = set()  # whose files a parked VM has open
         self._key: bytes | None = None
 
-    def _folder(self, machine_id: str) -> Path:
-        return self._settings.machines / machine_id / "suspend"
+    def folder(self, machine_id: str) -> Path:
+        return self.settings.machines / machine_id / "suspend"
 
-    def _hot(self, machine_id: str) -> Path:
-        return self._settings.memory_dir / f"{SUSPENDED_PREFIX}{machine_id}"
+    def hot(self, machine_id: str) -> Path:
+        return self.settings.memory_dir / f"{SUSPENDED_PREFIX}{machine_id}"
 
-    def _lock(self, machine_id: str) -> asyncio.Lock:
+    def lock(self, machine_id: str) -> asyncio.Lock:
         return self._locks.setdefault(machine_id, asyncio.Lock())
+
+    def is_held(self, machine_id: str) -> bool:
+        return machine_id in self._held
 
     def _host_key(self) -> bytes:
         if self._key is None:
-            self._key = seal.host_key(self._settings.seal_key)
+            self._key = seal.host_key(self.settings.seal_key)
         return self._key
 
     # ── suspend ───────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def save(
-        self, machine_id: str, instance: Instance, what: What, *, memory: Path, layer: Path
-    ) -> dict[str, Any]:
-        """Saves the VM and ends it; returns the record for the database.
-
-        Raises:
-            OutOfSpace, DriverError: the machine runs on as if nothing had been asked.
-        """
-        self._check_room(memory)
-        folder = self._folder(machine_id)
-        await asyncio.to_thread(_fresh, folder)
-        state = os.open(folder / STATE, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        try:
-            await self._save_state(instance, state)
-        except BaseException:
-            await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
-            raise
-        finally:
-            os.close(state)
-        # From here on there is no way back to the running VM; nothing below can fail but for a broken disk.
-        await instance.kill()
-        with contextlib.suppress(MidgeError, TimeoutError):
-            async with asyncio.timeout(ENDED_TIMEOUT_S):
-                await instance.channel.wait_ended()
-        on_disk = memory.parent == layer.parent
-        kept = folder / "memory" if on_disk else self._hot(machine_id)
-        memory.rename(kept)
-        layer.rename(folder / LAYER)
-        for path in (kept, folder / LAYER):
-            os.chown(path, 0, 0)
-        sealed = Sealed(
-            what=what,
-            memory=FileIdentity.of(kept),
-            layer=FileIdentity.of(folder / LAYER),
-            suspended_at_ns=time.time_ns(),
-        )
-        await seal.seal(self._host_key(), folder, [STATE], msgspec.to_builtins(sealed))
-        self._to_disk[machine_id] = None
-        self._wake.set()
-        return {"start_id": what.start_id, "template": what.template}
-
-    def _check_room(self, memory: Path) -> None:
+    async def begin(self, machine_id: str, memory: Path) -> Path:
+        """An empty folder for a new snapshot. Raises: OutOfSpace, DriverError."""
         needed = memory.stat().st_blocks * 512 + DISK_RESERVE_BYTES
-        disk = os.statvfs(self._settings.machines)
+        self._check_room(needed)
+        async with self.lock(machine_id):  # nobody seals an earlier one any more
+            self.consumed(machine_id)
+        folder = self.folder(machine_id)
+        try:
+            folder.mkdir(parents=True, mode=0o700)
+        except OSError as error:
+            raise DriverError(f"cannot make {folder}: {error.strerror}", hint="check the disk") from error
+        return folder
+
+    def _check_room(self, needed: int) -> None:
+        disk = os.statvfs(self.settings.machines)
         free = disk.f_bavail * disk.f_frsize
         if free < needed:
             raise OutOfSpace(
                 f"suspend needs {needed // MIB} MiB on disk, {free // MIB} MiB are free",
-                hint=f"free space where {self._settings.machines} lies; the machine runs on",
+                hint=f"free space where {self.settings.machines} lies; the machine runs on",
             )
 
-    async def _save_state(self, instance: Instance, state: int) -> None:
-        qmp = None
+    async def complete(self, machine_id: str, what: What, vms: VmMaker, name: str, *, held: bool) -> Kept:
+        """Takes the files of a VM whose state is saved, and seals them. `held`: the VM keeps them open.
+
+        Raises:
+            DriverError, OSError: there is no snapshot; a VM that still stands has its files again.
+        """
+        folder = self.folder(machine_id)
+        memory, layer = vms.memory(name), vms.layer(name)
+        on_disk = not memory.exists()
+        uid = layer.stat().st_uid
         try:
-            await instance.channel.quiesce()
-            qmp = await Qmp.connect(instance.rundir / QMP_SOCKET, state_fd=state)
-            await boot.save_state(qmp)
+            kept = Kept(
+                what=what,
+                memory=Moved.move(vms.memory_on_disk(name), folder / MEMORY)
+                if on_disk
+                else Moved.move(memory, self.hot(machine_id)),
+                layer=Moved.move(layer, folder / LAYER),
+                uid=uid,
+            )
+            sealed = Sealed(
+                what=what,
+                memory=kept.memory.identity,
+                layer=kept.layer.identity,
+                suspended_at_ns=time.time_ns(),
+            )
+            await self.seal(folder, sealed)
         except BaseException:
-            await _run_on(instance, qmp)
+            if held:
+                self.take_back(machine_id, vms, name, uid)
             raise
-        finally:
-            if qmp is not None:
-                qmp.close()
+        if held:
+            self._held.add(machine_id)
+        self.to_disk[machine_id] = None
+        self.wake.set()
+        return kept
+
+    def take_back(self, machine_id: str, vms: VmMaker, name: str, uid: int) -> None:
+        """Gives a VM that still stands what a suspend that was not completed has taken of it. Repeatable."""
+        folder = self.folder(machine_id)
+        if (folder / USED).exists():
+            return  # of a resume, whose VM has its files by now
+        (folder / seal.SEAL_NAME).unlink(missing_ok=True)
+        for path, home in (
+            (self.hot(machine_id), vms.memory(name)),
+            (folder / MEMORY, vms.memory_on_disk(name)),
+            (folder / LAYER, vms.layer(name)),
+        ):
+            if path.exists() and not home.exists():
+                path.rename(home)
+                os.chown(home, uid, uid)
+        self.consumed(machine_id)
+
+    async def seal(self, folder: Path, sealed: Sealed) -> None:
+        await seal.seal(self._host_key(), folder, [STATE], msgspec.to_builtins(sealed))
 
     async def saved(self, machine_id: str, start_id: str) -> dict[str, Any] | None:
-        """The record of a snapshot of that run that is complete, if there is one."""
-        with contextlib.suppress(SnapshotUnusable):
-            sealed = await self._verify(self._folder(machine_id))
-            if sealed.what.start_id == start_id:
-                return {"start_id": start_id, "template": sealed.what.template}
-        return None
+        """The record of a snapshot of that run that is complete and was not used yet, if there is one."""
+        folder = self.folder(machine_id)
+        if not (folder / seal.SEAL_NAME).exists() or (folder / USED).exists():
+            return None
+        try:
+            sealed = await self.verify(folder)
+        except SnapshotUnusable:
+            return None
+        return record_of(sealed.what) if sealed.what.start_id == start_id else None
 
     # ── resume ────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def claim(self, machine_id: str, what: What) -> Saved:
-        """Verifies a snapshot and takes it for the one resume it is good for.
+        """Verifies a snapshot and takes it for the one resume it is good for. No VM may have its files open any more.
 
         Raises:
             SnapshotUnusable: missing, changed, used already, or of something else.
         """
-        folder = self._folder(machine_id)
-        async with self._lock(machine_id):
-            sealed = await self._verify(folder)
-            if (folder / "used").exists():
-                raise SnapshotUnusable("a resume of this snapshot was begun before and did not end")
+        folder = self.folder(machine_id)
+        async with self.lock(machine_id):
+            sealed = await self.verify(folder)
+            self._check_unused(folder)
             if sealed.what != what:
-                raise SnapshotUnusable(f"it was saved by another {_difference(sealed.what, what)}")
-            hot = self._hot(machine_id)
-            memory = hot if hot.exists() else folder / "memory"
+                raise SnapshotUnusable(f"it was saved by another {sealed.what.difference(what)}")
+            hot = self.hot(machine_id)
+            # Once it is durable, the seal is about the copy; the original may not have been removed yet.
+            on_disk = bool(sealed.digest) or not hot.exists()
+            memory = folder / MEMORY if on_disk else hot
             await self._verify_memory(memory, sealed)
-            self._verify_layer(folder / LAYER, sealed)
-            (folder / "used").touch()
-            self._to_disk.pop(machine_id, None)
-            return Saved(folder, memory, memory != hot)
+            check(folder / LAYER, sealed.layer)
+            self._use(machine_id)
+            if on_disk:
+                hot.unlink(missing_ok=True)
+            return Saved(folder, memory, on_disk)
 
-    async def _verify(self, folder: Path) -> Sealed:
+    async def claim_held(self, machine_id: str, kept: Kept, what: What) -> None:
+        """The same for a parked VM, which gets its files back. What it does not need is not read.
+
+        Waits for nobody, not for a copy to disk under way either: that finds the snapshot used.
+
+        Raises:
+            SnapshotUnusable: the files are not what they were when it was parked, or it is of something else.
+        """
+        self._check_unused(self.folder(machine_id))
+        if kept.what != what:
+            raise SnapshotUnusable(f"it was saved by another {kept.what.difference(what)}")
+        kept.check()
+        self._use(machine_id)
+        self._held.discard(machine_id)
+        kept.back()
+
+    def is_used(self, machine_id: str) -> bool:
+        """Whether a resume has begun with it."""
+        return (self.folder(machine_id) / USED).exists()
+
+    def _check_unused(self, folder: Path) -> None:
+        if (folder / USED).exists():
+            raise SnapshotUnusable("a resume of this snapshot was begun before and did not end")
+
+    def _use(self, machine_id: str) -> None:
+        try:
+            (self.folder(machine_id) / USED).touch()
+        except OSError as error:
+            raise SnapshotUnusable("it cannot be marked as used") from error
+        self.to_disk.pop(machine_id, None)
+
+    async def released(self, machine_id: str) -> None:
+        """Its parked VM has ended: memory that is on disk need not be on tmpfs any more."""
+        async with self.lock(machine_id):
+            self._held.discard(machine_id)
+            folder = self.folder(machine_id)
+            if not (folder / seal.SEAL_NAME).exists() or (folder / USED).exists():
+                return
+            try:
+                durable = bool((await self.verify(folder)).digest)
+            except SnapshotUnusable:
+                return  # a resume will say so
+            if durable:
+                self.hot(machine_id).unlink(missing_ok=True)
+
+    async def verify(self, folder: Path) -> Sealed:
+        """Raises: SnapshotUnusable."""
         metadata = await seal.verify(self._host_key(), folder, [STATE])
         try:
             return msgspec.convert(metadata, Sealed)
@@ -251,142 +272,43 @@ class Snapshots:
         if await asyncio.to_thread(seal.digest_of, memory) != sealed.digest:
             raise SnapshotUnusable(f"{memory} has changed since the suspend")
 
-    def _verify_layer(self, layer: Path, sealed: Sealed) -> None:
-        try:
-            identity = FileIdentity.of(layer)
-        except OSError as error:
-            raise SnapshotUnusable(f"{layer} is gone") from error
-        if identity != sealed.layer:
-            raise SnapshotUnusable(f"{layer} has changed since the suspend")
+    # ── afterwards ────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def consumed(self, machine_id: str) -> None:
-        """The machine runs again: what is left of the snapshot goes."""
-        await asyncio.to_thread(shutil.rmtree, self._folder(machine_id).parent, ignore_errors=True)
+    def consumed(self, machine_id: str) -> None:
+        """What is left of a snapshot goes: at once by name, and in its own time from the disk.
+
+        Removing a file that is just being written out takes as long as that: a second, where a disk is slow.
+        """
+        aside = self.settings.machines / f".gone-{secrets.token_hex(4)}"
+        try:
+            self.folder(machine_id).parent.rename(aside)
+        except FileNotFoundError:
+            return
+        self.gone.append(aside)
+        self.wake.set()
 
     async def discard(self, machine_id: str) -> None:
-        self._to_disk.pop(machine_id, None)
-        async with self._lock(machine_id):
-            self._hot(machine_id).unlink(missing_ok=True)
-            await asyncio.to_thread(shutil.rmtree, self._folder(machine_id).parent, ignore_errors=True)
+        self.to_disk.pop(machine_id, None)
+        async with self.lock(machine_id):
+            self._held.discard(machine_id)
+            self.hot(machine_id).unlink(missing_ok=True)
+            self.consumed(machine_id)
         self._locks.pop(machine_id, None)
 
     async def sweep(self, known: set[str]) -> list[str]:
         """Removes snapshots of machines nobody knows."""
         removed = []
-        for folder in self._settings.machines.iterdir():
-            if folder.name not in known:
+        for folder in self.settings.machines.iterdir():
+            if folder.name not in known and folder not in self.gone:
                 await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
                 removed.append(str(folder))
-        for hot in self._settings.memory_dir.glob(f"{SUSPENDED_PREFIX}*"):
+        for hot in self.settings.memory_dir.glob(f"{SUSPENDED_PREFIX}*"):
             if hot.name.removeprefix(SUSPENDED_PREFIX) not in known:
                 hot.unlink(missing_ok=True)
                 removed.append(str(hot))
         return removed
 
-    # ── to disk ───────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def run(self) -> None:
-        """Takes suspended memory to disk, one machine after another, until cancelled."""
-        for hot in self._settings.memory_dir.glob(f"{SUSPENDED_PREFIX}*"):
-            self._to_disk.setdefault(hot.name.removeprefix(SUSPENDED_PREFIX))
-        while True:
-            if not self._to_disk:
-                self._wake.clear()
-                await self._wake.wait()
-                continue
-            machine_id = next(iter(self._to_disk))
-            # Before it is done: a machine that is resumed and suspended again meanwhile asks anew.
-            del self._to_disk[machine_id]
-            try:
-                await self._take_to_disk(machine_id)
-            except (MidgeError, OSError) as error:
-                if not (self._folder(machine_id) / seal.SEAL_NAME).exists():
-                    continue  # resumed meanwhile
-                # It stays in memory, where it is as good until the host restarts.
-                _log.warning("snapshot stays in memory", machine=machine_id, error=chain(error))
-
-    async def _take_to_disk(self, machine_id: str) -> None:
-        hot, folder = self._hot(machine_id), self._folder(machine_id)
-        draft = folder / "memory.new"
-        source = hot if hot.exists() else folder / "memory"
-        before = (await self._verify(folder)).memory
-        try:
-            if source == hot:
-                await asyncio.to_thread(_copy_synced, hot, draft)
-            else:
-                await asyncio.to_thread(_sync, source)
-            await asyncio.to_thread(_sync, folder / LAYER)
-            digest = await asyncio.to_thread(seal.digest_of, draft if source == hot else source)
-            async with self._lock(machine_id):
-                if not source.exists() or (folder / "used").exists():
-                    return  # resumed meanwhile
-                sealed = await self._verify(folder)
-                if not sealed.memory == before == FileIdentity.of(source):
-                    return  # resumed and suspended again: what was read belongs to neither
-                if source == hot:
-                    draft.rename(folder / "memory")
-                durable = msgspec.structs.replace(
-                    sealed,
-                    memory=FileIdentity.of(folder / "memory"),
-                    digest=digest,
-                    durable_at_ns=time.time_ns(),
-                )
-                await seal.seal(self._host_key(), folder, [STATE], msgspec.to_builtins(durable))
-                hot.unlink(missing_ok=True)
-        finally:
-            draft.unlink(missing_ok=True)
-
-
-async def run_on(rundir: Path) -> bool:
-    """Has a guest go on that stands still because its worker died while it was saved. Nothing for one that runs.
-
-    Returns:
-        False for a VMM that was not restored: its worker died before it had the order. No guest will ever answer there.
-    """
-    with contextlib.suppress(MidgeError, TimeoutError):
-        async with asyncio.timeout(RUN_ON_TIMEOUT_S):
-            qmp = await Qmp.connect(rundir / QMP_SOCKET)
-            try:
-                found = await qmp.execute("query-status")
-                if found["status"] == "inmigrate":
-                    return False
-                if not found["running"]:
-                    qmp.post("migrate_cancel")
-                    await qmp.execute("cont")
-            finally:
-                qmp.close()
-    return True
-
-
-async def _run_on(instance: Instance, qmp: Qmp | None) -> None:
-    """After a save that failed or was cancelled: the guest may stand still by now, and it is quiet until a HELLO."""
-    with contextlib.suppress(MidgeError, TimeoutError):
-        async with asyncio.timeout(RUN_ON_TIMEOUT_S):
-            if qmp is not None:
-                qmp.post("migrate_cancel")
-                await qmp.execute("cont")
-            await instance.channel.hello()
-
-
-def _fresh(folder: Path) -> None:
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True, mode=0o700)
-
-
-def _copy_synced(source: Path, target: Path) -> None:
-    with contextlib.ExitStack() as stack:
-        read_fd = disks.opened(stack, disks.read_only(source))
-        write_fd = disks.opened(stack, disks.create(target, None))
-        disks.copy_sparse(read_fd, write_fd)
-        os.fsync(write_fd)
-
-
-def _sync(path: Path) -> None:
-    with contextlib.ExitStack() as stack:
-        os.fsync(disks.opened(stack, os.open(path, os.O_RDWR | os.O_CLOEXEC)))
-
-
-def _difference(have: What, wanted: What) -> str:
-    if have.template != wanted.template:
-        return "kernel, VMM, CPU model or shape"
-    return "image" if have.image != wanted.image else "run"
+def record_of(what: What) -> dict[str, Any]:
+    """What the database keeps of a snapshot."""
+    return {"start_id": what.start_id, "template": what.template}

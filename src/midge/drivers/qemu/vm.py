@@ -60,6 +60,10 @@ class Vm:
     vmm: Vmm
     channel: GuestChannel
 
+    @property
+    def is_usable(self) -> bool:
+        return self.channel.is_open
+
     def nice(self, value: int) -> None:
         """Sets the priority of all its threads."""
         for thread in self._threads():
@@ -117,13 +121,28 @@ class VmMaker:
                     removed.append(str(stray))
         return removed
 
-    async def restore(self, hardware: Hardware, open_files: OpenFiles, log: Path | None = None) -> Vm:
+    async def reserve(self) -> NetSlot:
+        """A place for a VM. Raises: NoCapacity, Unavailable, OSError."""
+        return await self._net.reserve()
+
+    async def unreserve(self, slot: NetSlot) -> None:
+        """A place that is not needed after all. Raises: OSError."""
+        await self._net.give_back(slot)
+
+    async def restore(
+        self,
+        hardware: Hardware,
+        open_files: OpenFiles,
+        log: Path | None = None,
+        *,
+        slot: NetSlot | None = None,
+    ) -> Vm:
         """A VM from saved state, which runs by itself as soon as it is restored. Nobody has spoken to it yet.
 
         Raises:
-            DriverError, OutOfSpace, NoCapacity: nothing is left.
+            DriverError, OutOfSpace, NoCapacity: nothing is left, nor is `slot` reserved any more.
         """
-        vm = await self.spawn(hardware, open_files, log)
+        vm = await self.spawn(hardware, open_files, log, slot=slot)
         self.begin_restore(vm)
         return vm
 
@@ -132,13 +151,20 @@ class VmMaker:
         vm.vmm.qmp.post("migrate-set-capabilities", capabilities=CAPABILITIES)
         vm.vmm.qmp.post("migrate-incoming", uri=f"fd:{STATE}")
 
-    async def spawn(self, hardware: Hardware, open_files: OpenFiles, log: Path | None = None) -> Vm:
-        """A VMM that waits, with all its files, for `begin_restore`.
+    async def spawn(
+        self,
+        hardware: Hardware,
+        open_files: OpenFiles,
+        log: Path | None = None,
+        *,
+        slot: NetSlot | None = None,
+    ) -> Vm:
+        """A VMM that waits, with all its files, for `begin_restore`; in `slot` if one was reserved for it.
 
         Raises:
-            DriverError, OutOfSpace, NoCapacity: nothing is left.
+            DriverError, OutOfSpace, NoCapacity: nothing is left, nor is `slot` reserved any more.
         """
-        slot = await self._net.reserve()
+        slot = slot or await self.reserve()
         name = f"s{slot.number}"
         try:
             return await self._spawn(name, slot, hardware, open_files, log)
@@ -176,6 +202,16 @@ class VmMaker:
         """Gives the VM's network slot its machine's address."""
         vm.slot = await self._net.assign(vm.slot, address, mac)
 
+    async def end(self, vm: Vm) -> None:
+        """Ends a VM of this process and removes all of it. Raises: DriverError, OSError."""
+        vm.vmm.qmp.close()
+        try:
+            await vm.channel.aclose()
+            vm.vmm.process.kill()
+            await self.remove(vm.name)
+        finally:
+            vm.vmm.process.release()
+
     async def remove(self, name: str) -> None:
         """Ends a VM and removes all of it, whoever made it. Repeatable."""
         record = None
@@ -196,9 +232,9 @@ class VmMaker:
         self.memory(name).unlink(missing_ok=True)
         self.memory_on_disk(name).unlink(missing_ok=True)
         self.layer(name).unlink(missing_ok=True)
-        if slot is not None:
-            await self._net.give_back(slot)
         await asyncio.to_thread(shutil.rmtree, self.rundir(name), ignore_errors=True)
+        if slot is not None:  # last: whoever takes it next uses the name at once
+            await self._net.give_back(slot)
 
     def _uid(self, slot: NetSlot) -> int:
         tag = int(self._net.config.tag, 16) & ((1 << _UID_TAG_BITS) - 1)
