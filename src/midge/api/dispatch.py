@@ -33,6 +33,7 @@ from midge.api.services import Services
 from midge.api.websocket import serve_websocket
 from midge.errors import MidgeError
 from midge.ids import new_ulid
+from midge.worker.trace import received_at
 
 NOT_FOUND = b"404 page not found\n"
 _PLAIN = b"text/plain; charset=utf-8"
@@ -63,6 +64,7 @@ class Api:
         begun = perf_counter()
         request_id = new_ulid() + self._suffix
         current_request_id.set(request_id)
+        received_at.set(begun)
         method: str = scope["method"]
         headers: RawHeaders = [(b"fly-request-id", request_id.encode()), _SERVER]
         found = self.router.find(method, path_of(scope))

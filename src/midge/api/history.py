@@ -9,6 +9,7 @@ import msgspec
 from msgspec import Meta
 
 from midge.api.call import Call
+from midge.api.first_byte import add_first_bytes
 from midge.api.route import Routes
 from midge.api.targets import host_and_id
 from midge.api.types import MachineVersion
@@ -60,9 +61,10 @@ class ProcessStat(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class StartPhases(msgspec.Struct, kw_only=True, frozen=True):
-    """How one start went: `phases` are pairs of a name and the milliseconds from the decision to its end.
+    """How one start went: `phases` are pairs of a name and the milliseconds from the request's arrival to its end.
 
-    `state` and `error` say how it ended, as far as the host keeps that.
+    ``first byte`` is from the machine's log, where that still has it. The write that ends the operation comes after
+    all of them. `state` and `error` say how it ended, as far as the host keeps that.
     """
 
     start_id: str
@@ -101,7 +103,8 @@ async def list_processes(call: Call[PsQuery, None]) -> list[ProcessStat]:
 async def list_phases(call: Call[PhasesQuery, None]) -> list[StartPhases]:
     """Where the time of the latest starts went, newest first."""
     host, machine_id = host_and_id(call)
-    return msgspec.convert(host.phases(machine_id, call.query.limit), list[StartPhases], strict=False)
+    starts = await add_first_bytes(host.phases(machine_id, call.query.limit), host.logs(machine_id))
+    return msgspec.convert(starts, list[StartPhases], strict=False)
 
 
 @own.get(f"{_MACHINE}/stats", errors=(InvalidInput, NotFound, Forbidden, PreconditionFailed, NotSupported))

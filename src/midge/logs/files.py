@@ -38,6 +38,32 @@ class OpenLog:
             if records:
                 return records
 
+    def first_after(self, since_ns: int) -> LogRecord | None:
+        """The first record later than `since_ns`; found by halving, since times only grow."""
+        low, high = 0, os.fstat(self.fd).st_size
+        while high - low > READ_BYTES:
+            middle = (low + high) // 2
+            found = self._record_from(middle)
+            if found is not None and found.time_ns <= since_ns:
+                low = middle
+            else:
+                high = middle
+        # The record that covers `low` may begin before it; it is not later, or `low` would not be there.
+        self.offset = low
+        if low:
+            self.offset += os.pread(self.fd, RECORD_BYTES_MAX, low).find(b"\n") + 1
+        while records := self.read():
+            for record in records:
+                if record.time_ns > since_ns:
+                    return record
+        return None
+
+    def _record_from(self, offset: int) -> LogRecord | None:
+        """The first record that begins behind `offset`."""
+        _, _, rest = os.pread(self.fd, 2 * RECORD_BYTES_MAX, offset).partition(b"\n")
+        line, newline, _ = rest.partition(b"\n")
+        return parse_record(line) if newline else None
+
     def read_backwards(self) -> Iterator[LogRecord]:
         """All records, newest first."""
         position = os.fstat(self.fd).st_size

@@ -28,6 +28,10 @@ class LogReader:
         """
         return await asyncio.to_thread(self._tail, min(count, TAIL_RECORDS_MAX), since_ns)
 
+    async def first(self, since_ns: int) -> LogRecord | None:
+        """The first record later than `since_ns` that is still there, without reading what lies between."""
+        return await asyncio.to_thread(self._first, since_ns)
+
     async def follow(self, since_ns: int | None = None) -> AsyncIterator[LogRecord]:
         """Records as they are written, without end: those later than `since_ns`, or those written from now on.
 
@@ -76,6 +80,20 @@ class LogReader:
                         return newest_first[::-1]
                     newest_first.append(record)
         return newest_first[::-1]
+
+    def _first(self, since_ns: int) -> LogRecord | None:
+        found: LogRecord | None = None
+        for log in open_newest_first(self.path):
+            try:
+                record = log.first_after(since_ns)
+                log.offset = 0
+                begins_before = bool(records := log.read()) and records[0].time_ns <= since_ns
+            finally:
+                log.close()
+            found = record or found
+            if begins_before:
+                break
+        return found
 
     def _open(self, since_ns: int | None, *, at_end: bool) -> OpenLog | None:
         """Where following begins: the end, or the file that holds `since_ns`."""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import pytest
 
 from midge.api.services import Services
 from midge.testing.fake_host import FakeHost
+from midge.worker.trace import Traced
 
 from .client import CheckedClient
 
@@ -45,12 +48,15 @@ async def test_metrics_count_requests_machines_and_phases(client: CheckedClient,
     get = 'midge_http_requests_total{method="GET",route="/v1/apps/{app_name}/machines/{machine_id}",status="200"}'
     assert f"{get} 1.0" in text
     assert 'midge_machines{state="started"} 1.0' in text
-    assert 'midge_start_phase_seconds_count{kind="start",phase="run"} 1.0' in text
+    exec_ = 'midge_start_phase_seconds_sum{driver="fake",path="restore",phase="exec"} 0.011'
+    assert exec_ in text  # what it took, not when it had ended
+    whole = 'midge_operation_seconds_count{driver="fake",operation="start",path="restore"} 1.0'
+    assert whole in text
     assert "midge_host_memory_bytes" in text
     assert "midge_build_info" in text
     assert url.rpartition("/")[2] not in text
     again = (await client.get("/metrics")).text
-    assert 'midge_start_phase_seconds_count{kind="start",phase="run"} 1.0' in again
+    assert exec_ in again and whole in again
 
 
 async def test_every_start_is_counted_once(client: CheckedClient, url: str) -> None:
@@ -61,7 +67,25 @@ async def test_every_start_is_counted_once(client: CheckedClient, url: str) -> N
         await client.post(f"{url}/start")
         await client.get(f"{url}/wait?state=started&timeout=1")
     text = (await client.get("/metrics")).text
-    assert 'midge_start_phase_seconds_count{kind="start",phase="run"} 3.0' in text
+    assert 'midge_start_phase_seconds_count{driver="fake",path="restore",phase="exec"} 3.0' in text
+
+
+async def test_metrics_know_resumes_failures_and_no_more_labels_than_they_have_names(
+    client: CheckedClient, services: Services
+) -> None:
+    traces = cast(FakeHost, services.host).machines.traces
+    traces.add(Traced("resume", ok=True, total_ms=30.0, phases=[("parked", 5.0), ("guest", 29.0)]))
+    traces.add(Traced("suspend", ok=True, total_ms=20.0, phases=[("save", 19.0)]))
+    traces.add(Traced("start", ok=False, total_ms=20.0, phases=[("slot", 1.0)]))
+    traces.add(Traced("start", ok=True, total_ms=20.0, phases=[("of-a-driver-of-tomorrow", 1.0)]))
+    text = (await client.get("/metrics")).text
+    assert 'midge_operation_seconds_count{driver="fake",operation="resume",path="parked"} 1.0' in text
+    assert 'midge_resume_phase_seconds_sum{driver="fake",path="parked",phase="guest"} 0.024' in text
+    assert 'midge_operation_seconds_count{driver="fake",operation="suspend",path=""} 1.0' in text
+    assert 'midge_suspend_phase_seconds_sum{driver="fake",path="",phase="save"} 0.019' in text
+    assert 'midge_operations_failed_total{driver="fake",operation="start"} 1.0' in text
+    assert 'midge_start_phase_seconds_count{driver="fake",path="cold",phase="other"} 1.0' in text
+    assert "of-a-driver-of-tomorrow" not in text
 
 
 async def test_paths_nobody_routes_are_counted_as_one(client: CheckedClient) -> None:

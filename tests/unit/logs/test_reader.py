@@ -206,3 +206,20 @@ async def test_half_a_record_is_not_given_and_may_be_taken_back(writer: Writer) 
         file.truncate(size)
     writer.write(1)
     assert (await pending).time_ns == BASE_NS + 1
+
+
+@pytest.mark.parametrize("size", [10, 3000])
+async def test_the_first_record_after_a_time_is_found_in_whatever_file_it_is(
+    writer: Writer, size: int
+) -> None:
+    for _ in range(3):
+        writer.write(READ_BYTES // (size + 40) * 3, size=size)
+        writer.rotate()
+    writer.write(5)
+    reader = LogReader(writer.path)
+    last = writer.count - 1
+    for wanted in (0, 1, last // 3, last // 3 + 1, last // 2, last - 6, last - 5, last - 1, last):
+        found = await reader.first(BASE_NS + wanted - 1)
+        assert found is not None and found.time_ns - BASE_NS == wanted
+    assert await reader.first(BASE_NS + last) is None
+    assert await LogReader(writer.path.parent / "none").first(0) is None
