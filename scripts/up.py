@@ -47,12 +47,17 @@ def step(text: str) -> Iterator[Callable[[str], None]]:
     print(f"{chr(13) if live else ''}  ✓ {text:<46} {took}  {' '.join(remarks)}", flush=True)
 
 
+def get(url: str, *, timeout: float | httpx2.Timeout) -> httpx2.Response:
+    """Server and machines are on this host, where no proxy finds them."""
+    return httpx2.get(url, timeout=timeout, trust_env=False)
+
+
 def server_address() -> tuple[str, str] | None:
     """URL and token of a server that answers on our data directory."""
     try:
         url = json.loads((DATA / "server.json").read_text())["url"]
         token = (DATA / "token").read_text().strip()
-        httpx2.get(f"{url}/healthz", timeout=2).raise_for_status()
+        get(f"{url}/healthz", timeout=2).raise_for_status()
     except (OSError, ValueError, KeyError, httpx2.HTTPError):
         return None
     return url, token
@@ -75,7 +80,7 @@ def start_server() -> tuple[str, str]:
             tail = "\n".join(log.read_text(errors="replace").splitlines()[-8:])
             raise Failed(f"the server ended with code {server.returncode}; {log} ends with:\n{tail}")
         found = server_address()
-        if found is not None and httpx2.get(f"{found[0]}/readyz", timeout=5).status_code == 200:
+        if found is not None and get(f"{found[0]}/readyz", timeout=5).status_code == 200:
             return found
         time.sleep(0.05)
     raise Failed(f"the server was not ready within {READY_TIMEOUT_S:g} s; see {log}")
@@ -86,7 +91,10 @@ class Api:
 
     def __init__(self, url: str, token: str) -> None:
         self._http = httpx2.Client(
-            base_url=url, headers={"Authorization": f"Bearer {token}"}, timeout=STEP_TIMEOUT_S
+            base_url=url,
+            headers={"Authorization": f"Bearer {token}"},
+            timeout=STEP_TIMEOUT_S,
+            trust_env=False,
         )
 
     def call(self, method: str, path: str, body: Any = None, *, missing_ok: bool = False) -> Any:
@@ -124,7 +132,7 @@ def ask(address: str) -> str:
         try:
             # A first packet that comes too early is lost, and TCP would repeat it only after a second.
             limits = httpx2.Timeout(5.0, connect=CONNECT_TIMEOUT_S)
-            response = httpx2.get(f"http://{address}:{PORT}/", timeout=limits)
+            response = get(f"http://{address}:{PORT}/", timeout=limits)
             response.raise_for_status()
             return title(response.text)
         except httpx2.HTTPError as error:
@@ -151,6 +159,24 @@ def import_image() -> None:
     )
     if done.returncode != 0:
         raise Failed(f"midge image import: {done.stderr.strip()}")
+
+
+def begin_trimmed() -> str:
+    """Has the trimmed kernel built in the background; says what comes of it."""
+    from midge.kernel import background
+    from midge.kernel.store import default_root
+
+    kernels = Path(os.environ.get("MIDGE_KERNELS_DIR") or default_root())
+    if any((kernels / "bases").glob("trimmed-*")):
+        return "trimmed kernel: ready"
+    if missing := background.missing_tools():
+        return (
+            f"trimmed kernel: not built, {', '.join(missing)} is missing: apt-get install {' '.join(missing)}"
+        )
+    log = background.begin(
+        DATA, [str(MIDGE), "kernel", "build", "--jobs", str(max(1, (os.cpu_count() or 1) // 2))]
+    )
+    return f"trimmed kernel: building, see {log}; the platform changes over to it when it is ready"
 
 
 def main() -> None:
@@ -202,6 +228,8 @@ The machine answers at http://{machine["private_ip"]}:{PORT}/ (from this host). 
   {shown} machine run --rm {IMAGE} echo hello from a machine
 
 `make down` stops it all, `make down KEEP=1` leaves the machines running.""")
+    if "--trimmed" in sys.argv[1:]:
+        print(begin_trimmed())
 
 
 if __name__ == "__main__":

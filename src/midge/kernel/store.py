@@ -33,6 +33,7 @@ Choice = Literal["auto", "debian", "trimmed", "custom"]
 FORMAT = 1
 
 _ID_DIGITS = 32
+_FLAVOURS: tuple[Flavour, ...] = ("trimmed", "debian", "custom")
 
 
 class Kernel(msgspec.Struct, frozen=True, kw_only=True):
@@ -153,6 +154,23 @@ class KernelStore:
         """Adds a kernel without an init; from then on `ensure` takes it for this flavour."""
         async with self._lock:
             await asyncio.to_thread(self._publish_base, files, flavour, cmdline, needs_acpi)
+
+    async def newest(self, flavour: Choice = "auto") -> str:
+        """The name of the base that `ensure` would take now, empty without one. Cheap enough to be asked often."""
+        found = await asyncio.to_thread(self._find_base, flavour)
+        return found.name if found else ""
+
+    async def with_init(self, init_binary: Path) -> Sequence[Kernel]:
+        """The newest kernel of every flavour that is here, with this init.
+
+        Raises:
+            NotFound, InvalidInput: as `ensure`.
+        """
+        found = []
+        for flavour in _FLAVOURS:
+            if await self.newest(flavour):
+                found.append(await self.ensure(flavour, init_binary=init_binary))
+        return found
 
     async def list(self) -> Sequence[Kernel]:
         """All kernels that are ready to boot, oldest first."""

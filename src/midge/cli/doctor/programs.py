@@ -44,7 +44,10 @@ def binaries(host: Host) -> Finding:
 
 
 def kernel_images(host: Host) -> Finding:
-    """Bases count: they get an init when the server starts."""
+    """Bases count: they get an init when the server starts. A build in the background is told, too."""
+    from midge.kernel import background
+
+    building = background.state(host.data_dir)
     found = sorted(
         {f"{base['flavour']} {base['version']}" for base in _bases(host)},
         key=lambda name: (not name.startswith("trimmed"), name),
@@ -52,6 +55,12 @@ def kernel_images(host: Host) -> Finding:
     if not found:
         return warn("no guest kernel yet: the first start fetches the distribution's", "midge kernel fetch")
     if not any(name.startswith("trimmed") for name in found):
+        if building == "building":
+            last = background.last_words(host.data_dir)
+            return ok(f"{', '.join(found)}; trimmed kernel: building ({last})")
+        if building == "ended":
+            text = f"{', '.join(found)}; trimmed kernel: the build ended without one"
+            return warn(text, f"see {host.data_dir / background.LOG}")
         return warn(f"{', '.join(found)}; the trimmed one boots several times faster", "midge kernel build")
     return ok(", ".join(found))
 
