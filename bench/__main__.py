@@ -7,20 +7,20 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
 
 from bench import page
 from midge.bench import runner, suite
-from midge.bench.context import DRIVERS, Options
+from midge.bench.context import DRIVERS, QUICK, Options
 from midge.bench.model import Report
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "bench" / "results"
 PARTIAL = ROOT / "bench" / "out"  # not kept in the repository
 PAGE = ROOT / "docs" / "performance.md"
-QUICK = Options(samples=5, concurrency=5, machines=200)
 
 
 def main() -> int:
@@ -29,7 +29,7 @@ def main() -> int:
     parser.add_argument("--driver", action="append", choices=DRIVERS, help="only this driver")
     parser.add_argument("--only", action="append", choices=[one.name for one in suite.load()])
     given = parser.parse_args()
-    options = QUICK if given.quick else Options(peers=True)
+    options = replace(QUICK if given.quick else Options(), peers=True)
     benchmarks = [one for one in suite.load() if not given.only or one.name in given.only]
     report = Report()
     try:

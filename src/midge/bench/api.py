@@ -30,10 +30,10 @@ class Api:
 
     # ── requests ──────────────────────────────────────────────────────────────────────────────────────────────
 
-    def create(self, *, launch: bool = False) -> bytes:
+    def create(self, *, launch: bool = False, memory_mb: int = MEMORY_MB) -> bytes:
         config = {
             "image": TAG,
-            "guest": {"cpu_kind": "shared", "cpus": 1, "memory_mb": MEMORY_MB},
+            "guest": {"cpu_kind": "shared", "cpus": 1, "memory_mb": memory_mb},
             "restart": {"policy": "no"},
         }
         return self._post(self._machines, {"config": config, "skip_launch": not launch})
@@ -48,8 +48,10 @@ class Api:
     def suspend(self, machine: str) -> bytes:
         return self._post(f"{self._machines}/{machine}/suspend")
 
-    def exec(self, machine: str, command: Sequence[str]) -> bytes:
-        return self._post(f"{self._machines}/{machine}/exec", {"command": list(command)})
+    def exec(self, machine: str, command: Sequence[str], *, timeout_s: int = 0) -> bytes:
+        """`timeout_s` 0: the server's own."""
+        body = {"command": list(command), "timeout": timeout_s}
+        return self._post(f"{self._machines}/{machine}/exec", body)
 
     def wait(self, machine: str, state: str, *, timeout_s: int = 60) -> bytes:
         return self._get(f"{self._machines}/{machine}/wait?state={state}&timeout={timeout_s}")
@@ -85,6 +87,11 @@ class Api:
         found = answer.json()
         return [(name, ms) for name, ms in found[0]["phases"]] if found else None
 
+    async def server_settings(self) -> dict[str, Any]:
+        """What the server was told; empty where it does not say."""
+        answer = await self.connection.ask(self._get("/-/config"), expect=(200, 401, 403, 404))
+        return dict(answer.json()) if answer.status == 200 else {}
+
     async def failure(self, machine: str, verb: str) -> str:
         """Why the latest `verb` of a machine failed, or empty."""
         events = (await self.ask(self._get(f"{self._machines}/{machine}/events?limit=5"))).json()
@@ -108,9 +115,9 @@ class Api:
         if b'"images"' not in last:
             raise BenchError(f"the image could not be imported: {last[:300].decode(errors='replace')}")
 
-    async def create_many(self, count: int) -> list[str]:
+    async def create_many(self, count: int, *, memory_mb: int = MEMORY_MB) -> list[str]:
         """Machines that have never been started, ready to be."""
-        request = self.create()
+        request = self.create(memory_mb=memory_mb)
 
         async def one(connection: Connection, _: int) -> str:
             machine = str((await connection.ask(request)).json()["id"])

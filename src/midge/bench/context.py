@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+from time import monotonic
 
 from midge.bench.api import MEMORY_MB, Api
 from midge.bench.model import Measurement, Phases, Report, Skipped
@@ -16,8 +17,13 @@ SAMPLES_MAX = 10_000
 CONCURRENCY_MAX = 500
 MACHINES_MAX = 100_000
 # Of the memory that is free now, how much a burst of machines may take; the rest keeps the host from swapping.
-MEMORY_SHARE = 0.6
-VMM_OVERHEAD_MB = 192
+MEMORY_SHARE = 0.8
+MACHINE_COST_MB = (
+    160  # of one that has just started, VMM and all; what it may take in all is 256 MiB and its VMM
+)
+# Of one benchmark on one server, for its rounds: all of them, with all drivers and kernels, end within 20 minutes.
+ROUNDS_S = 45.0
+ROUNDS_MIN = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,9 +47,13 @@ class Options:
     scratch: Path = SCRATCH
 
 
+# Shows that everything works, in a few minutes; the figures are worth nothing.
+QUICK = Options(samples=3, concurrency=5, machines=200)
+
+
 @dataclass(slots=True, kw_only=True)
 class Context:
-    """One benchmark on one server."""
+    """One benchmark on one server. `vain`: how often the host was waited for, and did not become quiet, in a row."""
 
     bench: str
     target: Target
@@ -51,17 +61,26 @@ class Context:
     options: Options
     report: Report
     note: Callable[[str], None]
-    _series: dict[str, list[float]] = field(default_factory=dict)
+    vain: int = 0
 
     def samples(self, default: int) -> int:
         return self.options.samples or default
+
+    def rounds(self, default: int, *, warm_up: int = 0, time_s: float = ROUNDS_S) -> Iterator[int]:
+        """Numbers of rounds: `warm_up` negative ones, then as many as are wanted and there is time for."""
+        wanted, begun = self.samples(default), monotonic()
+        for index in range(-warm_up, wanted):
+            if index >= ROUNDS_MIN and self.options.samples is None and monotonic() - begun > time_s:
+                self.note(f"{self.bench}: {index} of {wanted} rounds in {time_s:g} s, that must do")
+                return
+            yield index
 
     def burst(self) -> tuple[int, str]:
         """How many machines may run at once here, and why it is fewer than asked for."""
         wanted = self.options.concurrency
         if self.target.driver == "mock" or self.target.own is None:
             return wanted, ""
-        fit = max(1, int(available_mb() * MEMORY_SHARE) // (MEMORY_MB + VMM_OVERHEAD_MB))
+        fit = max(1, int(available_mb() * MEMORY_SHARE) // MACHINE_COST_MB)
         return (wanted, "") if fit >= wanted else (fit, f"{fit} instead of {wanted}: memory")
 
     def record(
@@ -106,9 +125,9 @@ class Context:
         )
 
     @asynccontextmanager
-    async def machines(self, count: int) -> AsyncIterator[list[str]]:
+    async def machines(self, count: int, *, memory_mb: int = MEMORY_MB) -> AsyncIterator[list[str]]:
         """Created, not started; destroyed on leaving."""
-        created = await self.api.create_many(count)
+        created = await self.api.create_many(count, memory_mb=memory_mb)
         try:
             yield created
         finally:

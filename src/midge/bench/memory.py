@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from pathlib import Path
 from typing import NamedTuple
@@ -37,6 +38,17 @@ def machine_memory(rundir: Path) -> MachineMemory:
     own_kb = sum(private_kb(_smaps(pid), outside=outside) for pid in tree(record.child_pid))
     shim_kb = private_kb(_smaps(record.shim_pid))
     return MachineMemory((own_kb + shim_kb + guest_kb) / _KIB, guest_kb / _KIB, shim_kb / _KIB)
+
+
+def resting_mb(rundir: Path, memory_dir: Path, machine: str) -> float:
+    """What a machine that does not run still takes: processes on record, and files on tmpfs with its name. Blocks."""
+    left_mb = 0.0
+    with contextlib.suppress(CannotMeasure, OSError):
+        left_mb += machine_memory(rundir).total_mb
+    files = (
+        [file for file in memory_dir.glob(f"*{machine}*") if file.is_file()] if memory_dir.is_dir() else []
+    )
+    return left_mb + sum(file.stat().st_blocks * 512 for file in files) / (_KIB * _KIB)
 
 
 def memory_file(pid: int) -> Path | None:

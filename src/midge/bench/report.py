@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from midge.bench.goals import Judged, judge
+from midge.bench.goals import Goal, Judged, judge
 from midge.bench.model import HostInfo, Measurement, Phases, Report
 from midge.bench.stats import ENOUGH_FOR_P90, ENOUGH_FOR_P99, percentile, ratio, summarize
 
@@ -47,7 +47,7 @@ def _goal_row(judged: Judged, report: Report) -> Row:
     goal = judged.goal
     unit = next((m.unit for m in report.measurements if (m.bench, m.name) == (goal.bench, goal.name)), "")
     if goal.statistic == "ratio":
-        unit = "× floor"
+        unit = f"× {_compared(goal, report)}"
     sign = ">=" if goal.at_least else "<="
     state = "not measured" if judged.value is None else "met" if judged.met else "missed"
     following = NONE
@@ -64,9 +64,17 @@ def _goal_row(judged: Judged, report: Report) -> Row:
     )
 
 
+def _compared(goal: Goal, report: Report) -> str:
+    """What a ratio is of: the floor, or another measurement by its name."""
+    found = next((m for m in report.measurements if (m.bench, m.name) == (goal.bench, goal.name)), None)
+    return "floor" if found is None or found.floor.startswith("floor") else found.floor
+
+
 def phase_lines(phases: Phases) -> list[str]:
     """Medians of one start's phases, as bars one after another: how long each lasted, and when it had ended."""
     medians = [(name, percentile(sorted(samples), 0.5)) for name, samples in phases.phases if samples]
+    # Two that end at nearly the same moment, as the first byte and the word that it runs, may come either way round.
+    medians.sort(key=lambda phase: phase[1])
     if not medians:
         return []
     total = max(end for _, end in medians) or 1.0

@@ -19,6 +19,7 @@ from midge.bench.errors import BenchError, CannotMeasure
 from midge.bench.floor.scratch import scratch
 from midge.bench.model import Report, Skipped
 from midge.bench.target import APP, Target
+from midge.garbage import no_full_collections
 
 T = TypeVar("T")
 
@@ -155,7 +156,8 @@ async def _run_group(
 async def _run_one(benchmark: Benchmark, context: Context) -> None:
     _check_interrupted()
     try:
-        await benchmark.run(context)
+        with no_full_collections():  # of the client, whose pauses would be in the figures
+            await benchmark.run(context)
     except BenchError as error:
         context.skip(str(error) + (f" ({error.hint})" if error.hint else ""))
         context.note(f"{benchmark.name}: {error}")

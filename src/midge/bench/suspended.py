@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from pathlib import Path
+from typing import Any
+
+import msgspec
 
 from midge.bench.context import Context
 from midge.bench.errors import CannotMeasure
 from midge.bench.http import Answer
+from midge.bench.target import OwnServer
+from midge.drivers.seal import SEAL_NAME
 
 FIRST_WAIT_S = 10  # whether this driver can at all; a driver that cannot says so at once
-PAUSE_S = 0.1  # between samples: what the one before left to do in the background is not this one's
+DURABLE_TIMEOUT_S = 120.0  # a gigabyte to a slow disk
+DURABLE_LOOK_S = 0.02  # how often the record is looked at; the time itself is in it
+# Drivers whose suspended machines lie in files, which become durable after the machine is `suspended`.
+WITH_FILES = frozenset({"qemu"})
 
 
 async def check(ctx: Context, machine: str) -> None:
@@ -30,5 +40,33 @@ async def suspend(ctx: Context, machine: str) -> tuple[Answer, Answer]:
     return answer, await ctx.api.ask(ctx.api.wait(machine, "suspended"))
 
 
-async def pause() -> None:
-    await asyncio.sleep(PAUSE_S)
+async def start(ctx: Context, machine: str) -> Answer:
+    """The answer to start, once the machine is started."""
+    answer = await ctx.api.ask(ctx.api.start(machine))
+    await ctx.api.ask(ctx.api.wait(machine, "started"))
+    return answer
+
+
+async def durable_at_ns(own: OwnServer, machine: str) -> int:
+    """When a suspended machine's memory was safe from a power cut, as its record says: nanoseconds since 1970.
+
+    Raises:
+        CannotMeasure: the record does not say so within DURABLE_TIMEOUT_S.
+    """
+    seal = own.data_dir / "machines" / machine / "suspend" / SEAL_NAME
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(DURABLE_TIMEOUT_S):
+            while True:
+                if at_ns := recorded_ns(seal):
+                    return at_ns
+                await asyncio.sleep(DURABLE_LOOK_S)
+    raise CannotMeasure(f"suspended memory was not on disk within {DURABLE_TIMEOUT_S:g} s")
+
+
+def recorded_ns(seal: Path) -> int:
+    """`durable_at_ns` of a snapshot's record; 0 before it is there. The seal itself is the driver's to verify."""
+    try:
+        record: Any = msgspec.json.decode(seal.read_bytes().partition(b"\n")[0])
+        return int(record["metadata"].get("durable_at_ns", 0))
+    except (OSError, msgspec.DecodeError, KeyError, TypeError):
+        return 0

@@ -29,7 +29,6 @@ from midge.logs.inotify import FileWatch
 
 READY_TIMEOUT_S = 180.0  # a first start may fetch a kernel and probe KVM
 STOP_TIMEOUT_S = 30.0
-START_GRACE_S = 30.0  # of a server that is to end before it has begun
 REMOVE_TIMEOUT_S = 180.0  # all machines of a run, on a loaded host
 LOG_TAIL_BYTES = 2000
 SCRATCH = Path("/var/tmp")  # on a disk, unlike /tmp on many hosts: what is measured includes its fsync
@@ -137,11 +136,6 @@ class OwnServer:
         process = self._process
         if process is None or process.returncode is not None:
             return
-        # Until it listens, it would end without giving back what it has taken from the host.
-        with contextlib.suppress(TimeoutError, BenchError):
-            async with asyncio.timeout(START_GRACE_S):
-                with FileWatch(self.data_dir / "server.json") as watch:
-                    await self._until_listening(watch, process)
         with contextlib.suppress(ProcessLookupError):
             process.terminate()
         try:

@@ -51,6 +51,8 @@ async def test_a_run_measures_and_leaves_nothing(tmp_path: Path) -> None:
         assert len(found[bench, name].samples) == N, (bench, name)
         assert min(found[bench, name].samples) > 0
     assert ("start", f"started, {N} at once") in found
+    assert found["start", f"started, {N} at once: failed"].samples == [0.0]
+    assert found["create", f"created, {N} at once: failed"].samples == [0.0]
     assert ("control-plane", "restart to ready, 20 stopped") in found
     assert any(one.bench == "start" for one in report.phases)
     assert not report.interrupted

@@ -32,6 +32,7 @@ from midge.drivers.configure import ENTROPY_BYTES
 from midge.drivers.disks import copy_sparse
 from midge.drivers.qemu.boot import CAPABILITIES
 from midge.drivers.qemu.qmp import STATE, Qmp
+from midge.drivers.seal import SEAL_NAME
 from midge.guest import messages as m
 from midge.guest import protocol as p
 
@@ -89,29 +90,64 @@ async def open_qemu_floor(target: Target, machine: str) -> AsyncIterator[QemuFlo
     numbers, mac = picture(words)
     # What the driver opened for the machine is still open in its VMM.
     lower = (proc / f"fd/{numbers['lower']}").readlink()
-    templates = [path.parent for path in (own.data_dir / "templates").glob("*/meta.json")]
-    blanks = list((own.data_dir / "blanks").glob("blank-*.ext4"))
-    if len(templates) != 1 or len(blanks) != 1:
-        raise CannotMeasure("the template of the machine cannot be told from others")
+    template = template_of(own.data_dir / "templates", (proc / f"fd/{numbers['memory']}").stat().st_size)
+    blank = blank_of(own.data_dir / "blanks", (proc / f"fd/{numbers['upper']}").stat().st_size)
     shown = Picture(words=words, numbers=numbers, lower=lower, mac=mac)
     memory_root = own.memory_dir.parent if own.memory_dir.parent.is_dir() else own.run_dir
-    with scratch(memory_root) as memory, scratch(own.data_dir) as folder:
+    # The data directory may have a longer path than a socket's can be.
+    with scratch(memory_root) as memory, scratch(own.data_dir) as folder, scratch(own.run_dir) as sockets:
         tap = _open_tap()
         try:
-            yield QemuFloor(shown, templates[0], blanks[0], memory / "memory", folder, tap)
+            yield QemuFloor(shown, template, blank, memory / "memory", folder, sockets, tap)
         finally:
             os.close(tap)
 
 
+def template_of(templates: Path, memory_bytes: int) -> Path:
+    """The template a guest with so much memory came from; of one server all have the same kernel and VMM.
+
+    Raises:
+        CannotMeasure: there is none, or more than one, as for shapes that differ in their processors only.
+    """
+    found = [
+        seal.parent
+        for seal in templates.glob(f"[!.]*/{SEAL_NAME}")
+        if (seal.parent / "memory").stat().st_size == memory_bytes
+    ]
+    if len(found) != 1:
+        raise CannotMeasure(f"{len(found)} templates of {memory_bytes >> 20} MiB in {templates}, not one")
+    return found[0]
+
+
+def blank_of(blanks: Path, size_bytes: int) -> Path:
+    """The empty disk of that size; of several, which differ in how they were formatted, the newest.
+
+    Raises:
+        CannotMeasure: there is none.
+    """
+    found = [blank for blank in blanks.glob("*.ext4") if blank.stat().st_size == size_bytes]
+    if not found:
+        raise CannotMeasure(f"no blank disk of {size_bytes >> 20} MiB in {blanks}")
+    return max(found, key=lambda blank: blank.stat().st_mtime_ns)
+
+
 class QemuFloor:
     def __init__(
-        self, shown: Picture, template: Path, blank: Path, memory: Path, folder: Path, tap: int
+        self,
+        shown: Picture,
+        template: Path,
+        blank: Path,
+        memory: Path,
+        folder: Path,
+        sockets: Path,
+        tap: int,
     ) -> None:
         self._shown = shown
         self._template = template
         self._blank = blank
         self._memory = memory
         self._folder = folder
+        self._sockets = sockets
         self._tap = tap
 
     async def once(self) -> dict[str, float]:
@@ -131,7 +167,7 @@ class QemuFloor:
         return {NAME: elapsed, NAME_WITH_COPIES: elapsed + copies_ms}
 
     async def _start(self, upper: Path) -> float:
-        monitor = self._folder / "qmp.sock"
+        monitor = self._sockets / "qmp.sock"
         monitor.unlink(missing_ok=True)
         with contextlib.ExitStack() as stack:
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)

@@ -7,7 +7,7 @@ import contextlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from time import perf_counter
@@ -27,11 +27,14 @@ def scratch(parent: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-async def first_byte_ms(words: Sequence[str], *, end: Sequence[str] = ()) -> float:
+async def first_byte_ms(
+    words: Sequence[str], *, end: Sequence[str] = (), env: Mapping[str, str] | None = None
+) -> float:
     """From the spawn of a program to the first byte on its stdout; afterwards it is ended.
 
     Args:
         end: a command that ends what the program started, run before the program is killed.
+        env: variables beside our own.
 
     Raises:
         CannotMeasure: it ended without a byte, or none came in FLOOR_TIMEOUT_S.
@@ -44,7 +47,7 @@ async def first_byte_ms(words: Sequence[str], *, end: Sequence[str] = ()) -> flo
             loop.add_reader(read_end, readable.set)
             begun = perf_counter()
             process = await asyncio.create_subprocess_exec(
-                *words, stdin=asyncio.subprocess.DEVNULL, stdout=write_end, stderr=errors
+                *words, stdin=asyncio.subprocess.DEVNULL, stdout=write_end, stderr=errors, env=_with(env)
             )
             os.close(write_end)
             write_end = -1
@@ -61,7 +64,7 @@ async def first_byte_ms(words: Sequence[str], *, end: Sequence[str] = ()) -> flo
                 raise CannotMeasure(f"{words[0]} printed nothing in {FLOOR_TIMEOUT_S:g} s") from error
             finally:
                 if end:
-                    await run(*end)
+                    await run(*end, env=env)
                 with contextlib.suppress(ProcessLookupError):
                     process.kill()
                 await process.wait()
@@ -72,13 +75,14 @@ async def first_byte_ms(words: Sequence[str], *, end: Sequence[str] = ()) -> flo
                 os.close(write_end)
 
 
-async def run(*words: str, check: bool = False) -> str:
+async def run(*words: str, check: bool = False, env: Mapping[str, str] | None = None) -> str:
     """Runs a command to its end; its stdout. Raises CannotMeasure where `check` and it failed."""
     process = await asyncio.create_subprocess_exec(
         *words,
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
+        env=_with(env),
     )
     try:
         async with asyncio.timeout(FLOOR_TIMEOUT_S):
@@ -92,3 +96,7 @@ async def run(*words: str, check: bool = False) -> str:
         text = " ".join(errors.decode(errors="replace").split())[:ERROR_BYTES]
         raise CannotMeasure(f"{' '.join(words[:3])} failed: {text}")
     return output.decode(errors="replace").strip()
+
+
+def _with(env: Mapping[str, str] | None) -> dict[str, str] | None:
+    return {**os.environ, **env} if env else None

@@ -1,175 +1,226 @@
 """Starting a stopped machine: request sent until its process has printed its first byte.
 
+```
+ a round:  host quiet ─► one machine alone ─► host quiet ─► n machines in a row ─► floor, peers
+                          takes a slot                       n: one more than the server keeps slots of all kinds,
+                                                             so that every way is gone
+```
+
 In turns with the floor, so that whatever else the host does meets both alike.
 """
 
 from __future__ import annotations
 
 import asyncio
-from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field, replace
 from time import perf_counter
 
+from midge.bench import crowd
 from midge.bench.api import over
 from midge.bench.context import Benchmark, Context
-from midge.bench.errors import CannotMeasure
+from midge.bench.errors import BenchError, CannotMeasure
 from midge.bench.floor.base import Floor, open_floor
 from midge.bench.floor.peers import open_peers
-from midge.bench.http import Connection
-from midge.bench.observe import Observer, observe
+from midge.bench.http import Answer, Connection
+from midge.bench.observe import Observer, Seen, observe
+from midge.bench.pool import pool_of
+from midge.bench.quiet import until_quiet
+from midge.bench.ways import NAMES, WITH_WAYS, Ways, named, way
+from midge.worker.local import ANSWER_AFTER_S
 
 SAMPLES = 30
 SAMPLES_MOCK = 200
-WARM_UP = 3
-PAUSE_S = 0.1  # between samples: refilling of pools after the one before is not this one's
-# Of a driver with warm slots: until the one that was taken has been made anew, restored and warmed, on a busy host.
-REFILL_S = 2.5
-WITH_SLOTS = ("qemu",)
-WARM_PHASE = "slot"  # marked by a start that took a warm slot
-FLOOR = "floor: first byte"
+WARM_UP = 2
+ROUNDS_S = 110.0  # the figures that matter most
+FIRST_BYTE = "first byte"
+FLOOR = f"floor: {FIRST_BYTE}"
+FLOOR_QUIET_S = (
+    1.0  # the pool fills up meanwhile, which may take longer: the floor's own turn does not wait for it
+)
+BURST_LOOK_S = (
+    60  # from the answer until a machine of the crowd must have started; the most the server waits for
+)
 
 
 async def run(ctx: Context) -> None:
-    driver = ctx.target.driver
-    async with ctx.machines(2 if driver in WITH_SLOTS else 1) as machines:
-        await (_mock(ctx, machines[0]) if driver == "mock" else _real(ctx, machines))
-    await _burst(ctx)
+    alone = await (_mock(ctx) if ctx.target.driver == "mock" else _real(ctx))
+    await _burst(ctx, alone)
 
 
-async def _mock(ctx: Context, machine: str) -> None:
+async def _mock(ctx: Context) -> dict[str, list[float]]:
     """A mock machine prints nothing: the answer says that it has started."""
-    start, times, starts = ctx.api.start(machine), [], []
-    for index in range(WARM_UP + ctx.samples(SAMPLES_MOCK)):
-        answer = await ctx.api.ask(start)
-        if index >= WARM_UP:
-            times.append(answer.ms)
-            starts.append(await ctx.api.phases(machine))
-        await ctx.api.stopped(machine)
-    ctx.record("started", times)
-    ctx.record_phases([phases for phases in starts if phases])
-
-
-async def _real(ctx: Context, machines: list[str]) -> None:
-    """One machine after another, then the floor.
-
-    With warm slots there are two machines: the first takes the slot, the second starts at once behind it and finds
-    none, before the driver begins to make the next one. So both ways are measured on a host that does nothing else.
-    """
-    async with AsyncExitStack() as stack:
-        observers = [await stack.enter_async_context(observe(ctx.target, ctx.api, one)) for one in machines]
-        for machine, observer in zip(machines, observers, strict=True):
-            await _start(ctx, machine, observer)
-        # Built from what a running machine looks like, so before it is stopped.
-        others = await _others(ctx, machines[0], stack)
-        for machine in machines:
+    ways = Ways("mock")
+    async with ctx.machines(1) as (machine,):
+        start = ctx.api.start(machine)
+        for index in ctx.rounds(SAMPLES_MOCK, warm_up=WARM_UP):
+            answer = await ctx.api.ask(start)
+            if index >= 0:
+                ways.add(await ctx.api.phases(machine), started=answer.ms)
             await ctx.api.stopped(machine)
-        series, pause_s = _Series(), PAUSE_S if len(machines) == 1 else REFILL_S
-        for index in range(WARM_UP + ctx.samples(SAMPLES)):
-            await asyncio.sleep(pause_s)
-            pairs = list(zip(machines, observers, strict=True))
-            samples = [await _start(ctx, machine, observer) for machine, observer in pairs]
-            phases = [await ctx.api.phases(machine) for machine in machines]
-            for machine in machines:
-                await ctx.api.stopped(machine)
-            if index >= WARM_UP:
-                for sample, its_phases in zip(samples, phases, strict=True):
-                    series.add(sample, its_phases)
-            for floor in others:
-                await asyncio.sleep(pause_s)
-                times = await floor.once()
-                if index >= WARM_UP:
-                    series.add_floor(times)
-        series.record(ctx, observers[0], bool(others))
+    ways.record(ctx)
+    return {"": ways.samples("started", "")}
 
 
-async def _others(ctx: Context, machine: str, stack: AsyncExitStack) -> list[Floor]:
+async def _real(ctx: Context) -> dict[str, list[float]]:
+    """Rounds; the times of the answers by way, for the crowd to be compared with."""
+    driver = ctx.target.driver
+    rest = _Rest(Ways(driver))
+    count = (await pool_of(ctx.api)).starts(driver)
+    async with ctx.machines(count) as machines, AsyncExitStack() as stack:
+        observers = [await stack.enter_async_context(observe(ctx.target, ctx.api, one)) for one in machines]
+        pairs = list(zip(machines, observers, strict=True))
+        await _in_a_row(ctx, pairs)
+        # Built from what a running machine looks like, so before it is stopped.
+        others = await stack.enter_async_context(_others(ctx, machines[-1]))
+        await _stop(ctx, machines)
+        for index in ctx.rounds(SAMPLES, warm_up=WARM_UP, time_s=ROUNDS_S):
+            counts = index >= 0
+            for row in (pairs[:1], pairs[1:] and pairs):
+                await until_quiet(ctx)
+                samples = await _in_a_row(ctx, row)
+                for (machine, _), sample in zip(row, samples, strict=True):
+                    phases = await ctx.api.phases(machine)
+                    # In a row, those that took a slot are there for the others' sake, and slowed down by them.
+                    if counts and (len(row) == 1 or way(phases) != NAMES["slot"]):
+                        rest.add(sample, phases)
+                await _stop(ctx, [machine for machine, _ in row])
+            for other in list(others):
+                await until_quiet(ctx, max_s=FLOOR_QUIET_S)
+                try:
+                    rest.add_other(await other.once(), counts=counts)
+                except CannotMeasure as error:
+                    ctx.skip(f"beside it: {error}")
+                    others.remove(other)
+    rest.record(ctx, observers[0])
+    return {way: rest.ways.samples("started", way) for way in rest.ways.found}
+
+
+async def _in_a_row(ctx: Context, pairs: list[tuple[str, Observer]]) -> list[_Sample]:
+    """Each is started with the answer to the one before, so that no slot is filled in between."""
+    begun: list[tuple[float, Answer]] = []
+    seeing: list[asyncio.Task[Seen]] = []
+    try:
+        for machine, observer in pairs:
+            observer.arm()
+            at = perf_counter()
+            answering = ctx.api.connection.send(ctx.api.start(machine))
+            # A process may be quicker than the answer.
+            seeing.append(asyncio.create_task(observer.first_byte()))
+            begun.append((at, await answering))
+            _check(begun[-1][1])
+        found = [await seen for seen in seeing]
+    finally:
+        for seen in seeing:
+            seen.cancel()
+        if seeing:
+            await asyncio.wait(seeing)
+    return [
+        _Sample((seen.at - at) * 1000, answer.ms, seen.lag_ms)
+        for (at, answer), seen in zip(begun, found, strict=True)
+    ]
+
+
+def _check(answer: Answer) -> None:
+    if answer.status != 200:
+        text = answer.body[:300].decode(errors="replace")
+        raise CannotMeasure(f"start was answered {answer.status}: {text}")
+
+
+async def _stop(ctx: Context, machines: list[str]) -> None:
+    for machine in machines:
+        await ctx.api.stopped(machine)
+
+
+@asynccontextmanager
+async def _others(ctx: Context, machine: str) -> AsyncIterator[list[Floor]]:
     """Floor and peers that can be had; the reasons for those that cannot are in the report."""
     found: list[Floor] = []
-    if ctx.options.floors and ctx.target.own is not None:
-        try:
-            found.append(await stack.enter_async_context(open_floor(ctx.target, machine)))
-        except CannotMeasure as error:
-            ctx.skip(f"floor: {error}")
-    if ctx.options.peers and ctx.target.driver == "container":
-        found += await stack.enter_async_context(open_peers(ctx))
-    return found
+    async with AsyncExitStack() as stack:
+        if ctx.options.floors and ctx.target.own is not None:
+            try:
+                found.append(await stack.enter_async_context(open_floor(ctx.target, machine)))
+            except CannotMeasure as error:
+                ctx.skip(f"floor: {error}")
+        if ctx.options.peers and ctx.target.driver == "container":
+            found += await stack.enter_async_context(open_peers(ctx))
+        yield found
+
+
+@dataclass(frozen=True, slots=True)
+class _Sample:
+    """Milliseconds to the first byte and to the answer, and the observer's part of the first."""
+
+    first_byte_ms: float
+    answered_ms: float
+    lag_ms: float | None
 
 
 @dataclass(slots=True)
-class _Way:
-    """Starts that went the same way."""
+class _Rest:
+    """The starts by way, and what is not a start of ours."""
 
-    first_byte: list[float] = field(default_factory=list)
-    answered: list[float] = field(default_factory=list)
-    phases: list[list[tuple[str, float]]] = field(default_factory=list)
+    ways: Ways
+    lag: list[float] = field(default_factory=list)
+    others: dict[str, list[float]] = field(default_factory=dict)
 
+    def add(self, sample: _Sample, phases: list[tuple[str, float]] | None) -> None:
+        self.ways.add(phases, first_byte=sample.first_byte_ms, started=sample.answered_ms)
+        if sample.lag_ms is not None:
+            self.lag.append(sample.lag_ms)
 
-class _Series:
-    """Samples of one run, by what they are. `ways`: cold (restored for it) and warm (took a slot)."""
+    def add_other(self, times: dict[str, float], *, counts: bool) -> None:
+        if counts:
+            for name, value in times.items():
+                self.others.setdefault(name, []).append(value)
 
-    def __init__(self) -> None:
-        self.ways = {False: _Way(), True: _Way()}
-        self.lag: list[float] = []
-        self.floors: dict[str, list[float]] = {}
-        self.unknown = False
-
-    def add(self, sample: tuple[float, float, float | None], phases: list[tuple[str, float]] | None) -> None:
-        first_byte, answered, lag = sample
-        self.unknown = self.unknown or not phases
-        way = self.ways[any(name == WARM_PHASE for name, _ in phases or ())]
-        way.first_byte.append(first_byte)
-        way.answered.append(answered)
-        if lag is not None:
-            self.lag.append(lag)
-        if phases:
-            way.phases.append(phases)
-
-    def add_floor(self, times: dict[str, float]) -> None:
-        for name, value in times.items():
-            self.floors.setdefault(name, []).append(value)
-
-    def record(self, ctx: Context, observer: Observer, floor: bool) -> None:
+    def record(self, ctx: Context, observer: Observer) -> None:
         seen = f"seen through the {observer.kind}"
-        if self.unknown and ctx.target.driver in WITH_SLOTS:
-            ctx.skip("the server did not tell the phases of starts: warm ones cannot be told from others")
-        for warm, suffix in ((False, ""), (True, ", warm slot")):
-            way = self.ways[warm]
-            ctx.record(f"first byte{suffix}", way.first_byte, floor=FLOOR if floor else "", note=seen)
-            ctx.record(f"started{suffix}", way.answered, note="the answer to the request")
-            ctx.record_phases(way.phases, way=suffix.removeprefix(", "))
-        for name, samples in self.floors.items():
-            ctx.record(name, samples)
+        self.ways.record(
+            ctx,
+            floors={FIRST_BYTE: FLOOR} if FLOOR in self.others else {},
+            notes={FIRST_BYTE: seen, "started": "the answer to the request"},
+        )
+        # Of the ways, that which a start takes where nobody is in a hurry.
+        usual = NAMES["slot"] if NAMES["slot"] in self.ways.found else ""
+        for name, samples in self.others.items():
+            compared = "" if name.startswith("floor") else named(FIRST_BYTE, usual)
+            ctx.record(name, samples, floor=compared)
         note = "from the shim's reading of the byte until it was seen here; part of `first byte`"
         ctx.record("observer", self.lag, note=note)
 
 
-async def _start(ctx: Context, machine: str, observer: Observer) -> tuple[float, float, float | None]:
-    """Milliseconds to the first byte and to the answer, and the observer's part."""
-    observer.arm()
-    begun = perf_counter()
-    answering = ctx.api.connection.send(ctx.api.start(machine))
-    seen = await observer.first_byte()
-    answer = await answering
-    if answer.status != 200:
-        raise CannotMeasure(
-            f"start was answered {answer.status}: {answer.body[:300].decode(errors='replace')}"
-        )
-    return (seen.at - begun) * 1000, answer.ms, seen.lag_ms
-
-
-async def _burst(ctx: Context) -> None:
-    """Many machines at once, one client each."""
+async def _burst(ctx: Context, alone: dict[str, list[float]]) -> None:
+    """Many machines at once, one client each, until each is `started`."""
     count, note = ctx.burst()
 
-    async def one(connection: Connection, machine: str) -> float:
-        return (await connection.ask(ctx.api.start(machine))).ms
+    async def one(connection: Connection, machine: str) -> crowd.One:
+        return await _one_of_many(ctx, connection, machine)
 
     async with ctx.machines(count) as machines:
+        await until_quiet(ctx)
         begun = perf_counter()
-        times = await over(ctx.api.server, machines, count, one)
+        found = await over(ctx.api.server, machines, count, one)
         seconds = perf_counter() - begun
-    ctx.record(f"started, {count} at once", times, note=note)
+        if ctx.target.driver in WITH_WAYS:
+            ways = [way(await ctx.api.phases(machine)) for machine in machines]
+            found = [replace(one, way=its) for one, its in zip(found, ways, strict=True)]
+    crowd.record(ctx, "started", found, alone, note=note)
     ctx.record(f"starts, {count} at once", [count / seconds], unit="1/s", note=note)
+
+
+async def _one_of_many(ctx: Context, connection: Connection, machine: str) -> crowd.One:
+    """A start that takes long is answered before it has ended, so the answer alone says nothing."""
+    wait = ctx.api.wait(machine, "started", timeout_s=BURST_LOOK_S)
+    try:
+        started = answer = await connection.ask(ctx.api.start(machine))
+        waited = await connection.ask(wait)
+        if answer.ms >= ANSWER_AFTER_S * 1000:
+            started = waited
+    except BenchError as error:
+        return crowd.One(0.0, error=str(error))
+    return crowd.One((started.done_at - answer.sent_at) * 1000)
 
 
 BENCHMARK = Benchmark(

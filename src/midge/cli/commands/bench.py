@@ -31,16 +31,17 @@ if TYPE_CHECKING:
 @click.option(
     "--concurrency",
     type=click.IntRange(1, 500),
-    default=50,
-    show_default=True,
-    help="Machines and clients where many things happen at once.",
+    default=None,
+    help="Machines and clients where many things happen at once. [default: 50]",
 )
 @click.option(
     "--machines",
     type=click.IntRange(1, 100_000),
-    default=10_000,
-    show_default=True,
-    help="Stopped machines that control-plane makes.",
+    default=None,
+    help="Stopped machines that control-plane makes. [default: 10000]",
+)
+@click.option(
+    "--quick", is_flag=True, help="Few of everything: shows that it works, the figures are worth nothing."
 )
 @click.option("--no-floor", is_flag=True, help="Leave out the same work without Midge.")
 @click.option("--peers", is_flag=True, help="Measure podman and docker too, where they are installed.")
@@ -56,8 +57,9 @@ def bench(
     names: tuple[str, ...],
     drivers: tuple[str, ...],
     samples: int | None,
-    concurrency: int,
-    machines: int,
+    concurrency: int | None,
+    machines: int | None,
+    quick: bool,
     no_floor: bool,
     peers: bool,
     scratch: str,
@@ -68,14 +70,15 @@ def bench(
     create, suspend, resume, density, control-plane. Goals are shown beside the figures and never change the exit code.
     """
     from midge.bench import runner
-    from midge.bench.context import Options
+    from midge.bench.context import QUICK, Options
     from midge.bench.model import Report
     from midge.bench.target import SCRATCH
 
+    defaults = QUICK if quick else Options()
     options = Options(
-        samples=samples,
-        concurrency=concurrency,
-        machines=machines,
+        samples=samples or defaults.samples,
+        concurrency=concurrency or defaults.concurrency,
+        machines=machines or defaults.machines,
         floors=not no_floor,
         peers=peers,
         scratch=Path(scratch) if scratch else SCRATCH,
