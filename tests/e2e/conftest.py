@@ -11,10 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from midge.net.naming import instance_tag
 from midge.testing.images import build_layout, busybox_files, busybox_web_image, debian_root
 from tests.e2e.serve import App, Serve
 from tests.integration.images.conftest import needs, push
 from tests.integration.images.conftest import registry as registry  # a fixture
+from tests.subnets import subnet_of
 
 _numbers = itertools.count(1)
 Maker = Callable[..., Serve]
@@ -68,9 +70,11 @@ def box(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
 
 
-def _opened(directory: Path, driver: str, images: Sequence[Path], *options: str) -> Serve:
+def _opened(
+    directory: Path, driver: str, images: Sequence[Path], *options: str, parent: Sequence[str] = ()
+) -> Serve:
     needs_driver(driver)
-    serve = Serve(directory, driver, *options)
+    serve = Serve(directory, driver, *options, parent=parent)
     try:
         serve.start()
         for image in images:
@@ -107,10 +111,11 @@ def own(tmp_path: Path, hello: Path) -> Iterator[Maker]:
     """Makes servers of the test's own, for whoever kills them. Each has the image ``midge/hello``."""
     made: list[Serve] = []
 
-    def make(driver: str, *options: str) -> Serve:
+    def make(driver: str, *options: str, parent: Sequence[str] = ()) -> Serve:
         directory = tmp_path / f"s{len(made)}"
         directory.mkdir()
-        made.append(_opened(directory, driver, [hello], *options))
+        subnet = subnet_of(instance_tag(directory / "data"))
+        made.append(_opened(directory, driver, [hello], "--subnet", subnet, *options, parent=parent))
         return made[-1]
 
     yield make

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import httpx2
 
 from midge.net.naming import instance_tag
 from midge.sys.leaks import HostState, diff, snapshot
+from tests.loopback import DIRECT
 
 READY_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 30.0
@@ -29,10 +30,11 @@ Json = Any
 class Serve:
     """One data directory and the server on it, which may be started and ended several times.
 
-    `env` is the environment of its command line: it finds the server by the data directory.
+    `env` is the environment of its command line: it finds the server by the data directory. `parent` is a program, with
+    its arguments, that executes server and command line.
     """
 
-    def __init__(self, base: Path, driver: str, *options: str) -> None:
+    def __init__(self, base: Path, driver: str, *options: str, parent: Sequence[str] = ()) -> None:
         self.driver = driver
         self.base = base
         self.data_dir = base / "data"
@@ -42,8 +44,9 @@ class Serve:
         self.memory_dir = Path("/dev/shm") / f"midge-{self.tag}"
         self.log = base / "serve.log"
         self._options = options
+        self._parent = parent
         self._process: subprocess.Popen[bytes] | None = None
-        self.http = httpx2.Client()
+        self.http = httpx2.Client(**DIRECT)
         self.url = ""
         self.env = {
             **{name: value for name, value in os.environ.items() if not name.startswith(("MIDGE_", "FLY_"))},
@@ -61,7 +64,17 @@ class Serve:
 
     def command(self, *options: str) -> list[str]:
         fixed = ["serve", "--data-dir", str(self.data_dir), "--run-dir", str(self.run_dir)]
-        return [*MIDGE, *fixed, "--driver", self.driver, "--listen", "127.0.0.1:0", *self._options, *options]
+        return [
+            *self._parent,
+            *MIDGE,
+            *fixed,
+            "--driver",
+            self.driver,
+            "--listen",
+            "127.0.0.1:0",
+            *self._options,
+            *options,
+        ]
 
     def start(self) -> Serve:
         """Returns when requests are answered."""
@@ -78,7 +91,10 @@ class Serve:
         token = (self.data_dir / "token").read_text().strip()
         self.http.close()
         self.http = httpx2.Client(
-            base_url=self.url, headers={"Authorization": f"Bearer {token}"}, timeout=REQUEST_TIMEOUT_S
+            base_url=self.url,
+            headers={"Authorization": f"Bearer {token}"},
+            timeout=REQUEST_TIMEOUT_S,
+            **DIRECT,
         )
         return self
 
@@ -87,7 +103,7 @@ class Serve:
         try:
             found = json.loads((self.data_dir / "server.json").read_bytes())
             self.url = found["url"]
-            ready = found["pid"] == self.pid and httpx2.get(f"{self.url}/readyz").status_code == 200
+            ready = found["pid"] == self.pid and httpx2.get(f"{self.url}/readyz", **DIRECT).status_code == 200
         except (OSError, httpx2.HTTPError):
             return False
         return ready
@@ -126,9 +142,8 @@ class Serve:
 
     # ── its users ─────────────────────────────────────────────────────────────────────────────────────────────
 
-    @staticmethod
-    def midge_command(*args: str) -> list[str]:
-        return [*MIDGE, *args]
+    def midge_command(self, *args: str) -> list[str]:
+        return [*self._parent, *MIDGE, *args]
 
     def midge(
         self, *args: str, input: str = "", timeout_s: float = REQUEST_TIMEOUT_S, **env: str
@@ -238,6 +253,12 @@ class Machine:
     def wait(self, state: str, timeout_s: int = 60) -> Json:
         return self.call("GET", "/wait", params={"state": state, "timeout": timeout_s})
 
+    def reaches(self, state: str, timeout_s: int = 10) -> bool:
+        """Whether it is in this state soon. It must not fail meanwhile."""
+        answer = self.serve.request("GET", f"{self.path}/wait", params={"state": state, "timeout": timeout_s})
+        assert answer.status_code in (200, 408) and self.get()["state"] != "failed", self.events()
+        return answer.status_code == 200
+
     def start(self) -> Json:
         answer = self.call("POST", "/start")
         self.wait("started")
@@ -264,7 +285,7 @@ class Machine:
 
         def answered() -> bool:
             try:
-                answers.append(httpx2.get(url, timeout=2).raise_for_status().text)
+                answers.append(httpx2.get(url, timeout=2, **DIRECT).raise_for_status().text)
             except httpx2.TransportError:
                 return False
             return True

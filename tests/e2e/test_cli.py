@@ -16,6 +16,7 @@ import pytest
 from tests.e2e.serve import App, Machine, Serve
 from tests.integration.cli.conftest import Midge
 from tests.integration.cli.terminal import terminal
+from tests.loopback import DIRECT
 
 pytestmark = [pytest.mark.slow, pytest.mark.root]
 
@@ -73,7 +74,8 @@ def test_a_lot_of_output_arrives_complete(app: App) -> None:
 
 
 def test_a_shell_on_a_terminal_and_then_nothing(app: App) -> None:
-    user = Midge(app.serve.env, app.serve.base, app.name)
+    # A stale size in the environment, as after a resize, is not the terminal's.
+    user = Midge({**app.serve.env, "COLUMNS": "20", "LINES": "5"}, app.serve.base, app.name)
     with terminal(user, "machine", "run", "--shell", IMAGE) as tty:
         tty.until_raw()
         tty.type(b"echo $((6*7)) $(stty size)\n")
@@ -112,7 +114,7 @@ def test_a_proxy_forwards_a_port(web: Machine) -> None:
     with running(web.serve, "proxy", "-q", "-a", web.app.name, "0:8080", "web") as process:
         assert process.stdout is not None
         port = int(process.stdout.readline())
-        assert "<title>" in httpx2.get(f"http://127.0.0.1:{port}/", timeout=10).text
+        assert "<title>" in httpx2.get(f"http://127.0.0.1:{port}/", timeout=10, **DIRECT).text
         process.send_signal(signal.SIGINT)
         assert process.wait(EXIT_TIMEOUT_S) == 0
 

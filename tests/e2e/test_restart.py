@@ -108,6 +108,19 @@ def test_a_server_that_is_told_to_stop_leaves_machines_running(own: Maker, drive
     _check_adopted(machine, before)
 
 
+@pytest.mark.container
+def test_containers_that_waited_are_gone_after_a_killed_server_is_back(own: Maker) -> None:
+    serve = own("container", "--warm-slots", "2")
+    machine = serve.app("waits").create(shell(TICKING))
+    before = starts(machine)
+    until(lambda: shims(serve) == 3, 20)
+    serve.kill()
+    assert shims(serve) == 3, "of the machine, and of two that wait"
+    serve.start()
+    until(lambda: shims(serve) == 1, 20)
+    _check_adopted(machine, before)
+
+
 @pytest.mark.parametrize("driver", BOTH)
 def test_a_server_killed_again_and_again_while_it_works_loses_nothing(own: Maker, driver: str) -> None:
     serve = own(driver)

@@ -11,10 +11,12 @@ import pytest
 from midge.sys.leaks import HostState
 from tests.e2e.conftest import Maker
 from tests.e2e.serve import App, Machine, Serve, until
+from tests.rounds import rounds
 
-pytestmark = [pytest.mark.slow, pytest.mark.root]
+pytestmark = [pytest.mark.slow, pytest.mark.root, pytest.mark.timeout(1200)]
 
 IMAGE = {"image": "midge/hello:latest"}
+ALL_UP_S = 300.0  # many at once on a busy host; what counts is that none fails
 NETNS_MAX = 8  # free slots the pool keeps, and the kernel's number of them varies with every start
 # A server may hold a few connections or database handles more than at another moment.
 DESCRIPTORS_SLACK = 8
@@ -39,20 +41,20 @@ def grown(before: HostState, after: HostState) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("driver", "rounds"),
+    ("driver", "count"),
     [
-        pytest.param("mock", 200),
-        pytest.param("container", 20, marks=pytest.mark.container),
-        pytest.param("qemu", 10, marks=pytest.mark.vm),
+        pytest.param("mock", rounds(200, 200)),
+        pytest.param("container", rounds(20, 200), marks=pytest.mark.container),
+        pytest.param("qemu", rounds(10, 200), marks=pytest.mark.vm),
     ],
 )
-def test_starting_and_stopping_leaves_nothing(own: Maker, driver: str, rounds: int) -> None:
+def test_starting_and_stopping_leaves_nothing(own: Maker, driver: str, count: int) -> None:
     """What is left once everything is destroyed, and the server stopped, the fixture `own` checks."""
     serve = own(driver, "--warm-slots", "0")
     machine = serve.app("rounds").create(IMAGE)
     machine.stop()
     before, open_before = serve.state(), descriptors(serve)
-    for _ in range(rounds):
+    for _ in range(count):
         machine.start()
         machine.stop()
     until(lambda: not grown(before, serve.state()), 10, lambda: "\n".join(grown(before, serve.state())))
@@ -65,23 +67,31 @@ def test_starting_and_stopping_leaves_nothing(own: Maker, driver: str, rounds: i
 @pytest.mark.parametrize(
     ("server", "count"),
     [
-        pytest.param("mock", 50),
-        pytest.param("container", 16, marks=pytest.mark.container),
-        pytest.param("qemu", 8, marks=pytest.mark.vm),
+        pytest.param("mock", rounds(50, 50)),
+        pytest.param("container", rounds(16, 50), marks=pytest.mark.container),
+        pytest.param("qemu", rounds(12, 50), marks=pytest.mark.vm),
     ],
 )
-def test_concurrent_starts_all_succeed(
-    server: str, count: int, request: pytest.FixtureRequest, new_app: Callable[[Serve], App]
+@pytest.mark.parametrize("at_once", ["create", "start"])
+def test_many_at_the_same_time_all_succeed(
+    at_once: str, server: str, count: int, request: pytest.FixtureRequest, new_app: Callable[[Serve], App]
 ) -> None:
     serve: Serve = request.getfixturevalue(server)
     app = new_app(serve)
-    machines = [app.create(IMAGE, wait="settled", skip_launch=True) for _ in range(count)]
+    if at_once == "start":
+        machines = [app.create(IMAGE, wait="settled", skip_launch=True) for _ in range(count)]
 
-    def start(machine: Machine) -> str:
-        return str(machine.start()["previous_state"])
+    def up(number: int) -> Machine:
+        if at_once == "create":
+            machine = app.create(IMAGE, wait="")
+        else:
+            machine = machines[number]
+            assert machine.call("POST", "/start")["previous_state"] == "created"
+        until(lambda: machine.reaches("started"), ALL_UP_S, pause_s=0)
+        return machine
 
     with ThreadPoolExecutor(count) as pool:
-        assert list(pool.map(start, machines)) == ["created"] * count
+        machines = list(pool.map(up, range(count)))
     assert {one["state"] for one in serve.call("GET", app.path)} == {"started"}
     addresses = {one["private_ip"] for one in serve.call("GET", app.path)}
     assert len(addresses) == count
@@ -90,4 +100,5 @@ def test_concurrent_starts_all_succeed(
     with ThreadPoolExecutor(count) as pool:
         list(pool.map(Machine.stop, machines))
     assert {one["state"] for one in serve.call("GET", app.path)} == {"stopped"}
+    assert all(machine.events()[-1]["status"] == "stopped" for machine in machines), "no restart, no failure"
     serve.call("DELETE", f"/v1/apps/{app.name}", expect=202)

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.serve import Serve
+from tests.e2e.conftest import needs_driver
+from tests.e2e.serve import Serve, until
 
 pytestmark = [pytest.mark.slow, pytest.mark.root]
 
@@ -44,6 +45,22 @@ def test_a_server_that_cannot_start_says_why(
         assert hint in done.stderr
         assert "Traceback" not in done.stderr
         assert "TaskGroup" not in done.stderr
+        assert not [thing for thing in serve.leftovers() if not thing.startswith("file: ")]
+    finally:
+        serve.close()
+
+
+@pytest.mark.container
+def test_a_server_told_to_stop_while_it_starts_leaves_nothing(tmp_path: Path) -> None:
+    needs_driver("container")
+    serve = Serve(tmp_path, "container")
+    try:
+        process = subprocess.Popen(
+            serve.command(), env=serve.env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        until(lambda: bool(serve.state().netns), 30)
+        process.terminate()
+        assert process.wait(30) == 0
         assert not [thing for thing in serve.leftovers() if not thing.startswith("file: ")]
     finally:
         serve.close()

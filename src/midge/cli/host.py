@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from midge.drivers.qemu.pool_settings import PoolSettings
+from midge.drivers.pool_settings import ParkedSettings, PoolSettings
 from midge.kernel.store import default_root
 from midge.net.naming import instance_tag
 from midge.server.assembly import OpenHost
@@ -44,6 +44,9 @@ def host_settings(settings: Settings, paths: Paths) -> HostSettings:
         memory_total_mb=settings.memory_total_mb or None,
         memory_overcommit=settings.memory_overcommit,
         warm=PoolSettings(slots_max=settings.warm_slots, memory_mb=settings.warm_memory_mb),
+        parked=ParkedSettings(
+            vms_max=settings.parked_max, memory_mb=settings.parked_memory_mb, age_s=settings.parked_s
+        ),
         destroyed_kept_s=settings.destroyed_kept_s,
     )
 

@@ -15,6 +15,7 @@ from midge.cli.lazy import Group
 from midge.cli.output import silence_stdout
 from midge.cli.session import Session
 from midge.cli.tree import TABLE
+from midge.sys.streams import ensure_standard_streams
 
 HELP = """Boot OCI images as fast virtual machines on hardware you own.
 
@@ -123,6 +124,7 @@ root = Root(
 
 def main() -> NoReturn:
     """The console script."""
+    ensure_standard_streams()
     root.main()
 
 

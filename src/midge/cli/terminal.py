@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import select
-import shutil
 import signal
 import sys
 import termios
 import tty
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import NoReturn
 
@@ -22,9 +21,13 @@ _ENDING = (signal.SIGTERM, signal.SIGHUP)
 
 
 def size() -> tuple[int, int]:
-    """(rows, columns) of the terminal, 24 by 80 without one."""
-    found = shutil.get_terminal_size((80, 24))
-    return found.lines, found.columns
+    """(rows, columns) of the terminal, 24 by 80 without one. What LINES and COLUMNS say is for our output alone."""
+    for stream in (sys.__stdout__, sys.__stdin__, sys.__stderr__):
+        with suppress(AttributeError, ValueError, OSError):
+            found = os.get_terminal_size(stream.fileno())  # type: ignore[union-attr]  # None: AttributeError
+            if found.lines and found.columns:
+                return found.lines, found.columns
+    return 24, 80
 
 
 def stdin_descriptor() -> int | None:

@@ -35,6 +35,8 @@ _REDIRECTS_MAX = 5
 _TOKEN_BYTES = 64 * 1024
 # Tokens remembered, one per registry and repository; the oldest goes first.
 _TOKENS_MAX = 256
+# A proxy from the environment would look for these on its own host.
+_NEVER_PROXIED = ("all://localhost", "all://127.0.0.1", "all://[::1]")
 _REDIRECT = frozenset({301, 302, 303, 307, 308})
 _USER_AGENT = "midge"
 
@@ -255,6 +257,7 @@ class RegistryHttp:
                 follow_redirects=False,
                 headers={"User-Agent": _USER_AGENT, "Accept-Encoding": "identity"},
                 timeout=httpx2.Timeout(self.config.read_timeout_s, connect=self.config.connect_timeout_s),
+                mounts=dict.fromkeys(_NEVER_PROXIED),
             )
         return self._client
 

@@ -13,6 +13,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from midge.server.assembly import RunningServer
 from midge.testing.fake_host import FakeHost
 from midge.testing.server import running_server
+from tests.loopback import DIRECT
 
 
 @dataclass
@@ -34,7 +35,9 @@ class Live:
     def websocket(self, path: str, **options: Any) -> connect:
         address = self.server.url.replace("http", "ws", 1)
         headers = {"authorization": f"Bearer {self.server.token}"}
-        return connect(f"{address}{self.url}{path}", additional_headers=headers, compression=None, **options)
+        return connect(
+            f"{address}{self.url}{path}", additional_headers=headers, compression=None, proxy=None, **options
+        )
 
 
 async def until(condition: Callable[[], bool], *, deadline_s: float = 10) -> None:
@@ -53,7 +56,7 @@ __all__ = ["ClientConnection", "Live", "until"]
 async def live(tmp_path: Path) -> AsyncIterator[Live]:
     async with running_server(tmp_path) as server:
         headers = {"authorization": f"Bearer {server.token}"}
-        async with httpx2.AsyncClient(base_url=server.url, headers=headers, timeout=30) as http:
+        async with httpx2.AsyncClient(base_url=server.url, headers=headers, timeout=30, **DIRECT) as http:
             await http.post("/v1/apps", json={"name": "web"})
             body = {"config": {"image": "debian"}, "name": "one"}
             machine = (await http.post("/v1/apps/web/machines", json=body)).json()["id"]

@@ -14,6 +14,7 @@ from midge.api import images as images_api
 from midge.cli.host import open_local_host
 from midge.testing.images import build_docker_archive
 from midge.testing.server import running_server
+from tests.loopback import DIRECT
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 NAME = "docker.io/library/tiny:1"
@@ -24,7 +25,7 @@ async def http(tmp_path: Path) -> AsyncIterator[httpx2.AsyncClient]:
     async with (
         running_server(tmp_path / "data", open_host=open_local_host, driver="mock") as server,
         httpx2.AsyncClient(
-            base_url=server.url, headers={"authorization": server.token}, timeout=60
+            base_url=server.url, headers={"authorization": server.token}, timeout=60, **DIRECT
         ) as client,
     ):
         yield client

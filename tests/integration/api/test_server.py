@@ -18,6 +18,7 @@ import pytest
 
 from midge.errors import Conflict
 from midge.testing.server import running_server
+from tests.loopback import DIRECT
 
 from .conftest import Live, until
 
@@ -59,7 +60,7 @@ async def test_the_same_address_is_served_once(live: Live, tmp_path: Path) -> No
 
 
 async def test_a_restart_keeps_apps_and_token_and_frees_lost_names(tmp_path: Path) -> None:
-    async with running_server(tmp_path) as first, httpx2.AsyncClient(base_url=first.url) as http:
+    async with running_server(tmp_path) as first, httpx2.AsyncClient(base_url=first.url, **DIRECT) as http:
         headers = {"authorization": first.token}
         await http.post("/v1/apps", json={"name": "web"}, headers=headers)
         await http.post("/v1/apps", json={"name": "half"}, headers=headers)
@@ -67,7 +68,7 @@ async def test_a_restart_keeps_apps_and_token_and_frees_lost_names(tmp_path: Pat
         await http.post("/v1/apps/web/machines", json=body, headers=headers)
         await first.services.central.apps.begin_delete(first.services.central.apps.get("half"))
     assert not first.paths.server_json.exists()
-    async with running_server(tmp_path) as second, httpx2.AsyncClient(base_url=second.url) as http:
+    async with running_server(tmp_path) as second, httpx2.AsyncClient(base_url=second.url, **DIRECT) as http:
         assert (second.token, second.token_is_new) == (first.token, False)
         headers = {"authorization": second.token}
         apps = (await http.get("/v1/apps?org_slug=personal", headers=headers)).json()["apps"]
@@ -124,10 +125,10 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
 def test_sigterm_ends_it_with_zero(tmp_path: Path, start: Start) -> None:
     process, url = start()
-    assert httpx2.get(f"{url}/healthz").status_code == 200
+    assert httpx2.get(f"{url}/healthz", **DIRECT).status_code == 200
     process.send_signal(signal.SIGUSR1)
     process.send_signal(signal.SIGHUP)
-    assert httpx2.get(f"{url}/readyz").status_code == 200
+    assert httpx2.get(f"{url}/readyz", **DIRECT).status_code == 200
     process.send_signal(signal.SIGTERM)
     assert process.wait(10) == 0
     events = [json.loads(line)["event"] for line in (tmp_path / "log").read_text().splitlines()]
@@ -146,7 +147,9 @@ def test_a_second_sigterm_does_not_wait(tmp_path: Path, start: Start) -> None:
         slow.sendall(f"POST /v1/apps HTTP/1.1\r\nhost: x\r\nauthorization: {token}\r\n".encode())
         slow.sendall(b"content-length: 10\r\n\r\nhalf")
         deadline = time.monotonic() + 10
-        while "read_body" not in httpx2.get(f"{url}/-/tasks", headers={"authorization": token}).text:
+        while (
+            "read_body" not in httpx2.get(f"{url}/-/tasks", headers={"authorization": token}, **DIRECT).text
+        ):
             assert time.monotonic() < deadline
         process.send_signal(signal.SIGTERM)
         with pytest.raises(subprocess.TimeoutExpired):
@@ -160,6 +163,6 @@ def test_kill_9_leaves_a_directory_that_starts_again(start: Start) -> None:
     process.kill()
     process.wait(10)
     again, url = start()
-    assert httpx2.get(f"{url}/readyz").status_code == 200
+    assert httpx2.get(f"{url}/readyz", **DIRECT).status_code == 200
     again.terminate()
     assert again.wait(10) == 0

@@ -62,7 +62,9 @@ def test_installed_it_runs_without_the_source(wheel: Path, tmp_path: Path) -> No
         archive.extractall(target)
     for binary in (target / "midge" / "_bin").iterdir():
         binary.chmod(0o755)  # as pip does by the archive's modes, which zipfile ignores
-    code = "from midge import binaries; import midge; print(midge.__file__, binaries.find('midge-shim'))"
+    code = (
+        "from midge import binaries; import midge; print(midge.__file__); print(binaries.find('midge-shim'))"
+    )
     done = subprocess.run(
         # Without `site`, which would find the checkout that is installed for development.
         [sys.executable, "-S", "-c", code],
@@ -72,5 +74,5 @@ def test_installed_it_runs_without_the_source(wheel: Path, tmp_path: Path) -> No
         text=True,
         check=True,
     )
-    package, shim = done.stdout.split()
+    package, shim = done.stdout.splitlines()
     assert package.startswith(str(target)) and shim.startswith(str(target))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import os
+import shlex
 import subprocess
 import uuid
 from collections.abc import Iterator
@@ -26,8 +27,10 @@ pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
 def _launcher(machine: Machine, script: str) -> tuple[str, ...]:
     """A shell that starts the guest program in the background, as `runc run --detach` does."""
-    program = " ".join(machine.spec.program)
-    return ("/bin/sh", "-c", script.replace("PROGRAM", program).replace("PIDFILE", str(_pid_file(machine))))
+    words = {"PROGRAM": machine.spec.program, "PIDFILE": [str(_pid_file(machine))]}
+    for name, value in words.items():
+        script = script.replace(name, shlex.join(value))
+    return ("/bin/sh", "-c", script)
 
 
 def _pid_file(machine: Machine) -> Path:
@@ -69,7 +72,7 @@ async def test_main_process_that_ends_before_its_launcher_keeps_its_code(machine
 
 
 async def test_kill_while_a_launcher_runs_takes_effect_once_it_is_done(machine: Machine) -> None:
-    script = "PROGRAM & echo $! > PIDFILE; read _ < " + str(machine.directory / "go")
+    script = "PROGRAM & echo $! > PIDFILE; read _ < " + shlex.quote(str(machine.directory / "go"))
     os.mkfifo(machine.directory / "go")
     program = _launcher(machine, script)
     shim, _ = await machine.start(program=program, pid_file=_pid_file(machine))

@@ -13,6 +13,7 @@ from midge import __version__
 from midge.cli.doctor import programs, registry, server, system
 from midge.cli.doctor.check import Check, Host, State, ok
 from midge.cli.session import Session
+from midge.kernel import background
 from tests.unit.cli.conftest import FakeServer
 
 Make = Callable[..., Host]
@@ -152,6 +153,22 @@ def test_a_damaged_kernel_does_not_confuse(host: Make) -> None:
     base.mkdir(parents=True)
     (base / "base.json").write_text("{")
     assert programs.kernel_images(made).state == "warn"
+
+
+def test_a_build_of_the_trimmed_kernel_is_told(host: Make) -> None:
+    made = host()
+    base = made.kernels_dir / "bases" / "debian-1"
+    base.mkdir(parents=True)
+    (base / "base.json").write_text(json.dumps({"flavour": "debian", "version": "6.1"}))
+    made.data_dir.mkdir(parents=True, exist_ok=True)
+    background.begin(made.data_dir, ["sh", "-c", "sleep 60"])
+    try:
+        found = programs.kernel_images(made)
+        assert (found.state, "building" in found.message) == ("ok", True)
+    finally:
+        background.end(made.data_dir)
+    (made.data_dir / background.RECORD).write_text('{"pid": 1, "began": 1}')
+    assert "ended without one" in programs.kernel_images(made).message
 
 
 def test_the_room_that_counts_is_that_of_the_data_directory(host: Make) -> None:

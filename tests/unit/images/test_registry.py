@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import httpx2
+import msgspec
 import pytest
 
 from midge.errors import ImageInvalid, ImageNotFound, InvalidInput, RegistryUnavailable
@@ -23,6 +24,7 @@ from midge.images.progress import silent
 from midge.images.reference import parse
 from midge.images.registry import RegistryClient
 from midge.testing.images import build_layout, host_architecture
+from tests.e2e.tampering import tampering
 from tests.unit.images.fake_registry import HOST, REFERENCE, REPOSITORY, FakeRegistry
 
 pytestmark = pytest.mark.anyio
@@ -318,6 +320,19 @@ async def test_unknown_repository(http: RegistryHttp) -> None:
 def test_plain_http_only_for_loopback_and_where_allowed(registry_name: str, scheme: str) -> None:
     http = RegistryHttp(RegistryConfig(insecure=frozenset({"lab:5000"})))
     assert http.base(registry_name) == f"{scheme}://{registry_name}"
+
+
+async def test_a_registry_on_this_host_is_not_looked_for_behind_a_proxy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.setenv(name, "http://192.0.2.1:3128")
+    monkeypatch.setenv("no_proxy", "")
+    with tampering(build_layout(tmp_path / "layout", layers=[{"f": "x"}], tag="t")) as local:
+        http = RegistryHttp(msgspec.structs.replace(CONFIG, connect_timeout_s=5.0))
+        resolved = await client(http).resolve(parse(local.reference()))
+        await http.aclose()
+    assert resolved.digest == local.manifest_digest
 
 
 def test_challenges() -> None:

@@ -42,6 +42,19 @@ def _details(session: Session) -> dict[str, Any] | None:
         return None
 
 
+def _kept(figures: dict[str, int]) -> str:
+    """What waits for starts and resumes, in words."""
+    words = [_several(figures["warm_slots"], "warm slot")] if "warm_slots" in figures else []
+    if "parked_vms" in figures:
+        parked = _several(figures["parked_vms"], "parked VM")
+        words.append(f"{parked} ({text.memory(figures.get('parked_memory_mb', 0))})")
+    return ", ".join(words)
+
+
+def _several(count: int, what: str) -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
+
+
 def _show(session: Session, told: dict[str, Any], details: dict[str, Any] | None) -> None:
     pairs = {
         "Server": session.client.endpoint.url.value,
@@ -58,10 +71,12 @@ def _show(session: Session, told: dict[str, Any], details: dict[str, Any] | None
             "Host": host["name"],
             "Region": host["region"],
             "Driver": host["driver"],
+            **({"Kernel": host["kernel"]} if host.get("kernel") else {}),
             "Apps": str(details["apps"]),
             "Machines": states or "none",
             "Memory": f"{text.memory(used)} of {text.memory(total)} reserved",
             "Cpus": str(host["cpus"]),
+            **({"Kept ready": kept} if (kept := _kept(host.get("kept", {}))) else {}),
         }
     session.out.pairs(pairs)
     broken = [check for check in told.get("checks", []) if not check["ok"]]
