@@ -1,11 +1,11 @@
 # `make up` and `make test` are all a newcomer needs; the rest is for those who work on Midge.
-.PHONY: up down setup check test lint types fast bench kernel wheel docs lock clean
+.PHONY: up down setup check test soak lint types fast bench kernel wheel docs lock clean
 
 PY := .venv/bin/python
 
-up:            ## Install what is missing, start the platform, run a machine, show it.
-	@scripts/setup.sh run build
-	@$(PY) scripts/up.py
+up:            ## Install what is missing, start the platform, run a machine, show it. TRIMMED=1: build the faster kernel meanwhile.
+	@scripts/setup.sh run build $(if $(TRIMMED),kernel)
+	@$(PY) scripts/up.py $(if $(TRIMMED),--trimmed)
 
 down:          ## Stop machines and platform. KEEP=1 leaves the machines running.
 	@if [ -x $(PY) ]; then $(PY) scripts/down.py $(if $(KEEP),--keep); fi
@@ -29,9 +29,14 @@ fast:
 test:          ## Everything that must pass; boots real machines.
 	@scripts/test.sh
 
-bench:         ## Measures, writes bench/results/<date>.json.
+soak:          ## What `make test` repeats a few times, as often as promised: an hour at most.
+	@scripts/setup.sh run build test
+	MIDGE_SOAK=1 timeout 3600 $(PY) -m pytest -q -rs --durations=0 --durations-min=5 tests/e2e/test_rounds.py \
+	  tests/integration/qemu/test_rounds.py tests/integration/qemu/test_entropy.py
+
+bench:         ## Measures in about a quarter of an hour, writes bench/results/<date>.json. QUICK=1: only shows that it works.
 	@scripts/setup.sh run build
-	$(PY) -m bench
+	$(PY) -m bench $(if $(QUICK),--quick)
 
 kernel:        ## Builds the trimmed guest kernel (about six minutes, once).
 	@scripts/setup.sh run build kernel
