@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from midge.kernel.cmdline import PARAMETERS_ID
 from midge.kernel.store import Kernel
 from midge.machine.spec import Shape
 
@@ -44,6 +45,7 @@ class Recipe:
             "layout": LAYOUT,
             "firecracker": self.version,
             "kernel": self.kernel.id,
+            "parameters": PARAMETERS_ID,
             # KVM is part of it: its features come and go with the host's kernel.
             "host_kernel": os.uname().release,
             "cpu": cpu_identity(),

@@ -14,6 +14,7 @@ from typing import Any
 
 from midge.drivers.disks import copy_without_zeros
 from midge.drivers.qemu.command import Hardware
+from midge.kernel.cmdline import PARAMETERS_ID
 from midge.kernel.store import Kernel
 
 FORMAT = 3
@@ -34,6 +35,7 @@ class Recipe:
             "format": FORMAT,
             "hardware": self.hardware.identity(),
             "kernel": self.kernel.id,
+            "parameters": PARAMETERS_ID,
             "qemu": self.qemu_version,
             "upper_mb": self.upper_mb,
         }
