@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from midge.drivers import seal
-from midge.drivers.qemu import boot
+from midge.drivers.qemu import boot, saving
 from midge.drivers.qemu.residents import Residents
 from midge.drivers.qemu.snapshot import Snapshots
 from midge.drivers.qemu.suspend import Suspending
@@ -29,10 +29,10 @@ POINTS: dict[str, tuple[Any, str, Literal["before", "after"]]] = {
     "resume: claimed": (Snapshots, "claim", "after"),
     "resume: restored": (VmMaker, "restore", "after"),
     "resume: linked": (Residents, "claim", "after"),
-    "resume: awake": (Suspending, "_wake", "after"),
+    "resume: awake": (saving, "wake", "after"),
     "unpark: claimed": (Snapshots, "claim_held", "after"),
     "unpark: linked": (Suspending, "_claim_parked", "after"),
-    "unpark: awake": (Suspending, "_wake", "after"),
+    "unpark: awake": (saving, "wake", "after"),
 }
 SUSPEND_POINTS = [point for point in POINTS if point.startswith("suspend")]
 
