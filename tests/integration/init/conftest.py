@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
+import contextlib
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,11 +11,12 @@ import pytest
 
 from midge.errors import MidgeError
 from midge.guest.protocol import FrameType
-from midge.kernel import Kernel, KernelStore, default_root
+from midge.kernel import Kernel
 from tests import signals
 from tests.integration.init import rootfs, vm
 from tests.integration.init.guest import NONCE, ContainerGuest
 from tests.integration.init.vm import VmGuest
+from tests.kernels import private_kernel
 
 
 @pytest.fixture(scope="session")
@@ -46,13 +47,12 @@ def kernel(base_root: Path, request: pytest.FixtureRequest) -> Iterator[Kernel]:
     for tool in ("qemu-system-x86_64", "mkfs.erofs", "mkfs.ext4", "debugfs"):
         if shutil.which(tool) is None:
             pytest.skip(f"{tool} is not installed")
-    store = KernelStore(default_root())
-    try:
-        kernel = asyncio.run(store.ensure(request.param, init_binary=rootfs.INIT))
-    except MidgeError as error:
-        pytest.skip(f"no kernel: {error} ({error.hint})")
-    yield kernel
-    asyncio.run(store.remove(kernel.id))
+    with contextlib.ExitStack() as stack:
+        try:
+            kernel = stack.enter_context(private_kernel(request.param, rootfs.INIT))
+        except MidgeError as error:
+            pytest.skip(f"no kernel: {error} ({error.hint})")
+        yield kernel
 
 
 @pytest.fixture(scope="module")
