@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import secrets
+from collections.abc import Callable
 from pathlib import Path
 
 from midge.errors import DriverError, OutOfSpace
@@ -66,6 +67,15 @@ def copy_sparse(source: int, target: int) -> int:
     Raises:
         OutOfSpace: no room; the target is incomplete.
     """
+    return _copy_extents(source, target, _copy_range)
+
+
+def copy_without_zeros(source: int, target: int) -> int:
+    """As `copy_sparse`, with pages of zeros left out too. For what is copied often later."""
+    return _copy_extents(source, target, _copy_pages)
+
+
+def _copy_extents(source: int, target: int, copy: Callable[[int, int, int, int], int]) -> int:
     size = os.fstat(source).st_size
     os.ftruncate(target, size)
     copied = position = 0
@@ -76,33 +86,24 @@ def copy_sparse(source: int, target: int) -> int:
             except OSError:  # ENXIO: nothing but a hole is left
                 break
             position = os.lseek(source, start, os.SEEK_HOLE)
-            copied += _copy_range(source, target, start, position)
+            copied += copy(source, target, start, position)
     except OSError as error:
         raise OutOfSpace(f"cannot copy {size} bytes: {error.strerror}", hint="free disk space") from error
     return copied
 
 
-def copy_without_zeros(source: int, target: int) -> int:
-    """As `copy_sparse`, with pages of zeros left out too; returns the bytes copied. For what is copied often later."""
-    size = os.fstat(source).st_size
-    os.ftruncate(target, size)
+def _copy_pages(source: int, target: int, start: int, end: int) -> int:
     zeros = bytes(PAGE_BYTES)
-    copied = position = 0
-    try:
-        while position < size:
-            try:
-                start = os.lseek(source, position, os.SEEK_DATA)
-            except OSError:  # ENXIO: nothing but a hole is left
-                break
-            end = os.lseek(source, start, os.SEEK_HOLE)
-            position = min(end, start + COPY_CHUNK_BYTES)
-            chunk = memoryview(os.pread(source, position - start, start))
-            for offset in range(0, len(chunk), PAGE_BYTES):
-                page = chunk[offset : offset + PAGE_BYTES]
-                if page != zeros[: len(page)]:
-                    copied += os.pwrite(target, page, start + offset)
-    except OSError as error:
-        raise OutOfSpace(f"cannot copy {size} bytes: {error.strerror}", hint="free disk space") from error
+    copied, at = 0, start
+    while at < end:
+        chunk = memoryview(os.pread(source, min(end - at, COPY_CHUNK_BYTES), at))
+        if not chunk:
+            break
+        for offset in range(0, len(chunk), PAGE_BYTES):
+            page = chunk[offset : offset + PAGE_BYTES]
+            if page != zeros[: len(page)]:
+                copied += os.pwrite(target, page, at + offset)
+        at += len(chunk)
     return copied
 
 
