@@ -17,12 +17,14 @@ pytestmark = [pytest.mark.slow, pytest.mark.vm, pytest.mark.timeout(180)]
 
 STILL_S = 1.0
 # One process in the root group, one in a group of its own, and one in a group that the machine has frozen itself.
+# All is ready when both have noted a time: a pause before the first one is not seen.
 SPINNERS = """
 spin() { while :; do read up rest </proc/uptime; echo $up; done >/dev/shm/$1; }
 cd /sys/fs/cgroup; mkdir own paused
 (spin own) & echo $! >own/cgroup.procs
 sleep 1000 & echo $! >paused/cgroup.procs; echo 1 >paused/cgroup.freeze
-echo ready; spin root
+(until [ -s /dev/shm/root ] && [ -s /dev/shm/own ]; do sleep 0.05; done; echo ready) &
+spin root
 """
 
 
