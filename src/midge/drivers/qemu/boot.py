@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 from midge.drivers.disks import create
+from midge.drivers.qemu import rings
 from midge.drivers.qemu.launch import Files, Place, Vmm, launch
 from midge.drivers.qemu.qmp import STATE, Qmp, migration_is
 from midge.drivers.qemu.settings import QemuSettings
@@ -138,6 +139,7 @@ async def build(settings: QemuSettings, net: NetPool, recipe: Recipe, memory: Pa
         async with _booted(settings, net, recipe, scratch, state) as (vmm, channel):
             await channel.quiesce()
             await save_state(vmm.qmp)
+            await asyncio.to_thread(rings.blank, scratch, await rings.queues(vmm.qmp))
             await asyncio.to_thread(save_memory, scratch, memory)
     finally:
         scratch.unlink(missing_ok=True)

@@ -17,7 +17,7 @@ from midge.drivers.qemu.command import Hardware
 from midge.kernel.cmdline import PARAMETERS_ID
 from midge.kernel.store import Kernel
 
-FORMAT = 3
+FORMAT = 4  # raise it when templates are saved in another way
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
