@@ -64,6 +64,10 @@ class Ways:
         found = self.found.get(way)
         return found.samples.get(name, []) if found else []
 
+    def all(self, name: str) -> dict[str, list[float]]:
+        """One series, by way."""
+        return {way: self.samples(name, way) for way in self.found}
+
     def record(
         self, ctx: Context, *, floors: dict[str, str] | None = None, notes: dict[str, str] | None = None
     ) -> None:

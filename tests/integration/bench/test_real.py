@@ -38,7 +38,7 @@ async def test_containers(tmp_path: Path) -> None:
     assert {"start: first byte", "start: first byte, warm slot", "start: floor: first byte"} <= found, (
         report.skipped
     )
-    assert "start: started, 2 at once: failed" in found
+    assert "start: first byte, 2 at once: failed" in found
 
 
 @pytest.mark.vm
@@ -49,7 +49,7 @@ async def test_virtual_machines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     wanted = {
         *(f"start: first byte, {way}" for way in ("warm slot", "waiting VMM", "new VMM")),
         "start: floor: first byte",
-        "start: started, 2 at once: failed",
+        "start: first byte, 2 at once: failed",
         *("suspend: suspended", "suspend: durable"),
         *("resume: exec answered, parked", "resume: exec answered, restore"),
     }

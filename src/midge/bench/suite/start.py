@@ -42,14 +42,16 @@ FLOOR_QUIET_S = (
 BURST_LOOK_S = (
     60  # from the answer until a machine of the crowd must have started; the most the server waits for
 )
+PRINTED_LOOK_S = 0.1  # how often the server is asked whether it has printed; the time itself is in the phases
+PRINTED_LOOKS_MAX = 600
 
 
 async def run(ctx: Context) -> None:
-    alone = await (_mock(ctx) if ctx.target.driver == "mock" else _real(ctx))
-    await _burst(ctx, alone)
+    ways = await (_mock(ctx) if ctx.target.driver == "mock" else _real(ctx))
+    await _burst(ctx, ways)
 
 
-async def _mock(ctx: Context) -> dict[str, list[float]]:
+async def _mock(ctx: Context) -> Ways:
     """A mock machine prints nothing: the answer says that it has started."""
     ways = Ways("mock")
     async with ctx.machines(1) as (machine,):
@@ -60,11 +62,11 @@ async def _mock(ctx: Context) -> dict[str, list[float]]:
                 ways.add(await ctx.api.phases(machine), started=answer.ms)
             await ctx.api.stopped(machine)
     ways.record(ctx)
-    return {"": ways.samples("started", "")}
+    return ways
 
 
-async def _real(ctx: Context) -> dict[str, list[float]]:
-    """Rounds; the times of the answers by way, for the crowd to be compared with."""
+async def _real(ctx: Context) -> Ways:
+    """Rounds; the crowd is compared with the times of these."""
     driver = ctx.target.driver
     rest = _Rest(Ways(driver))
     count = (await pool_of(ctx.api)).starts(driver)
@@ -94,7 +96,7 @@ async def _real(ctx: Context) -> dict[str, list[float]]:
                     ctx.skip(f"beside it: {error}")
                     others.remove(other)
     rest.record(ctx, observers[0])
-    return {way: rest.ways.samples("started", way) for way in rest.ways.found}
+    return rest.ways
 
 
 async def _in_a_row(ctx: Context, pairs: list[tuple[str, Observer]]) -> list[_Sample]:
@@ -191,8 +193,8 @@ class _Rest:
         ctx.record("observer", self.lag, note=note)
 
 
-async def _burst(ctx: Context, alone: dict[str, list[float]]) -> None:
-    """Many machines at once, one client each, until each is `started`."""
+async def _burst(ctx: Context, alone: Ways) -> None:
+    """Many machines at once, one client each, until each is `started` and, where there is a process, has printed."""
     count, note = ctx.burst()
 
     async def one(connection: Connection, machine: str) -> crowd.One:
@@ -203,11 +205,33 @@ async def _burst(ctx: Context, alone: dict[str, list[float]]) -> None:
         begun = perf_counter()
         found = await over(ctx.api.server, machines, count, one)
         seconds = perf_counter() - begun
+        printed: list[crowd.One] = []
         if ctx.target.driver in WITH_WAYS:
-            ways = [way(await ctx.api.phases(machine)) for machine in machines]
-            found = [replace(one, way=its) for one, its in zip(found, ways, strict=True)]
-    crowd.record(ctx, "started", found, alone, note=note)
+            pairs = [await _printed(ctx, *pair) for pair in zip(machines, found, strict=True)]
+            found, printed = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+    crowd.record(ctx, "started", found, alone.all("started"), note=note)
+    if printed:
+        note = "; ".join(filter(None, (note, "by the phases: from the request's arrival at the server")))
+        crowd.record(ctx, FIRST_BYTE, printed, alone.all(FIRST_BYTE), note=note)
     ctx.record(f"starts, {count} at once", [count / seconds], unit="1/s", note=note)
+
+
+async def _printed(ctx: Context, machine: str, started: crowd.One) -> tuple[crowd.One, crowd.One]:
+    """One of the crowd with its way, and the same with the time to its first byte."""
+    if started.error:
+        return started, started
+    phases: list[tuple[str, float]] = []
+    for _ in range(PRINTED_LOOKS_MAX):
+        phases = await ctx.api.phases(machine) or []
+        if FIRST_BYTE in dict(phases):
+            break
+        await asyncio.sleep(PRINTED_LOOK_S)
+    started = replace(started, way=way(phases))
+    ms = dict(phases).get(FIRST_BYTE)
+    if ms is None:
+        seconds = PRINTED_LOOKS_MAX * PRINTED_LOOK_S
+        return started, replace(started, error=f"it printed nothing within {seconds:g} s")
+    return started, replace(started, ms=ms)
 
 
 async def _one_of_many(ctx: Context, connection: Connection, machine: str) -> crowd.One:
