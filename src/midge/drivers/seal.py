@@ -102,7 +102,9 @@ def _read_key(path: Path) -> bytes:
     return key
 
 
-async def seal(key: bytes, folder: Path, names: Sequence[str], metadata: dict[str, Any]) -> None:
+async def seal(
+    key: bytes, folder: Path, names: Sequence[str], metadata: dict[str, Any], *, sync: bool = True
+) -> None:
     """Hashes the named files of `folder`, forces them to disk, and writes the seal.
 
     An earlier seal is replaced at once, and stays as it was when this fails or the host loses power: there is never a
@@ -110,12 +112,13 @@ async def seal(key: bytes, folder: Path, names: Sequence[str], metadata: dict[st
 
     Args:
         metadata: JSON; what `verify` gives back, and only together with these very files.
+        sync: without, nothing is forced to disk; after a loss of power the seal may be missing, or fit nothing.
 
     Raises:
         OutOfSpace, DriverError: a file could not be read or written.
     """
     try:
-        await joined_in_thread(_seal, key, folder, names, metadata)
+        await joined_in_thread(_seal, key, folder, names, metadata, sync)
     except OSError as error:
         raise DriverError(f"cannot seal {folder}: {error.strerror}", hint="check the disk") from error
 
@@ -135,21 +138,23 @@ def digest_of(path: Path) -> str:
         return _describe(path, threads).blake2b
 
 
-def _seal(key: bytes, folder: Path, names: Sequence[str], metadata: dict[str, Any]) -> None:
+def _seal(key: bytes, folder: Path, names: Sequence[str], metadata: dict[str, Any], sync: bool) -> None:
     with ThreadPoolExecutor(_threads(), thread_name_prefix="seal") as threads:
-        files = {name: _describe(folder / name, threads, sync=True) for name in names}
+        files = {name: _describe(folder / name, threads, sync=sync) for name in names}
     payload = msgspec.json.encode(_Sealed(format=FORMAT, files=files, metadata=metadata))
     draft = folder / f".{SEAL_NAME}"
     try:
         with draft.open("wb") as file:
             file.write(payload + b"\n" + _mac(key, payload) + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
         draft.replace(folder / SEAL_NAME)
     except OSError:
         draft.unlink(missing_ok=True)
         raise
-    _sync_folder(folder)
+    if sync:
+        _sync_folder(folder)
 
 
 def _verify(key: bytes, folder: Path, names: Sequence[str]) -> dict[str, Any]:

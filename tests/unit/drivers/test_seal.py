@@ -147,3 +147,15 @@ def test_damaged_key_is_refused_and_not_replaced(tmp_path: Path) -> None:
     with pytest.raises(DriverError, match="damaged"):
         seal.host_key(path)
     assert path.read_bytes() == b""
+
+
+async def test_a_seal_that_was_not_forced_to_disk_is_as_good(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[int] = []
+    monkeypatch.setattr(os, "fsync", synced.append)
+    await seal.seal(KEY, folder, NAMES, {"which": "one"}, sync=False)
+    assert synced == []
+    assert await seal.verify(KEY, folder, NAMES) == {"which": "one"}
+    await seal.seal(KEY, folder, NAMES, {"which": "two"})
+    assert len(synced) == len(NAMES) + 2, "the files, the seal and the folder"

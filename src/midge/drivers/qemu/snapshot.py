@@ -169,7 +169,9 @@ class Snapshots:
         self.consumed(machine_id)
 
     async def seal(self, folder: Path, sealed: Sealed) -> None:
-        await seal.seal(self._host_key(), folder, [STATE], msgspec.to_builtins(sealed))
+        """Synced once its memory is: before, a loss of power takes that away, and the rest is good for nothing."""
+        durable = bool(sealed.durable_at_ns)
+        await seal.seal(self._host_key(), folder, [STATE], msgspec.to_builtins(sealed), sync=durable)
 
     async def saved(self, machine_id: str, start_id: str) -> dict[str, Any] | None:
         """The record of a snapshot of that run that is complete and was not used yet, if there is one."""

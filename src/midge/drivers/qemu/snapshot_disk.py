@@ -30,7 +30,7 @@ async def keep_taking(snapshots: Snapshots) -> None:
         snapshots.to_disk.setdefault(hot.name.removeprefix(SUSPENDED_PREFIX))
     while True:
         while snapshots.gone:
-            await asyncio.to_thread(shutil.rmtree, snapshots.gone[0], ignore_errors=True)
+            await asyncio.to_thread(_remove, snapshots.gone[0])
             snapshots.gone.popleft()
         if not snapshots.to_disk:
             snapshots.wake.clear()
@@ -91,6 +91,16 @@ async def take(snapshots: Snapshots, machine_id: str) -> None:
                 hot.unlink(missing_ok=True)
     finally:
         draft.unlink(missing_ok=True)
+
+
+def _remove(folder: Path) -> None:
+    """Synced, since a file system that discards blocks as they become free has the next sync wait for it.
+
+    Otherwise that is the journal's, in front of somebody's suspend or start: 5 ms for 30 MiB.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
+        os.fsync(disks.opened(stack, os.open(folder.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)))
 
 
 def _copy_synced(source: Path, target: Path) -> None:
