@@ -14,7 +14,7 @@ import pytest
 from midge.drivers.qemu.snapshot import Snapshots
 from tests.integration.qemu.house import House
 
-pytestmark = [pytest.mark.anyio, pytest.mark.slow, pytest.mark.vm, pytest.mark.root]
+pytestmark = [pytest.mark.anyio, pytest.mark.slow, pytest.mark.vm, pytest.mark.root, pytest.mark.timeout(600)]
 
 DISK_MB = 600
 
@@ -49,9 +49,15 @@ def mounted(disk: Path) -> Iterator[None]:
         disk.rmdir()
 
 
-async def test_a_suspend_without_room_is_refused_and_the_machine_runs_on(house: House, small: Path) -> None:
+async def marked(house: House) -> str:
+    """A machine that has nothing left to write to its disk, which would find it full and stand still."""
     machine = await house.run()
-    await house.sh(machine, "echo here > /dev/shm/mark")
+    await house.sh(machine, "echo here > /dev/shm/mark; sync")
+    return machine
+
+
+async def test_a_suspend_without_room_is_refused_and_the_machine_runs_on(house: House, small: Path) -> None:
+    machine = await marked(house)
     fill(small, leave_bytes=64 * 1024)
     await _fails(house, machine, "suspend needs")
     (small / "filler").unlink()
@@ -65,8 +71,7 @@ async def test_a_disk_that_is_full_in_the_middle_of_a_suspend(
     house: House, small: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """There was room when it was looked for, and then there was none."""
-    machine = await house.run()
-    await house.sh(machine, "echo here > /dev/shm/mark")
+    machine = await marked(house)
 
     def taken(_: Snapshots, memory: Path) -> None:
         fill(small, leave_bytes=8 * 1024)
@@ -78,6 +83,22 @@ async def test_a_disk_that_is_full_in_the_middle_of_a_suspend(
     await house.suspend(machine)
     assert await house.start(machine) == {"resumed": True}
     assert await house.sh(machine, "cat /dev/shm/mark") == "here\n"
+    await house.destroy(machine)
+
+
+async def test_a_guest_is_told_that_its_hosts_disk_is_full(house: House, small: Path) -> None:
+    """It runs on, and its next start finds a disk again."""
+    machine = await marked(house)
+    fill(small, leave_bytes=64 * 1024)
+    # What it has written goes to the disk later; whoever asks whether it is there learns from then on that it is not.
+    await house.sh(machine, "head -c 1000000 /dev/urandom >/big; sync")
+    ask = "echo x | dd of=/small conv=fsync 2>/dev/null; echo $?"
+    assert await house.sh(machine, ask) == "1\n"
+    assert await house.sh(machine, "cat /dev/shm/mark") == "here\n"
+    (small / "filler").unlink()
+    await house.stop(machine)
+    await house.start(machine)
+    assert await house.sh(machine, ask) == "0\n"
     await house.destroy(machine)
 
 

@@ -122,7 +122,8 @@ def _disk(name: str, fd: int, *, read_only: bool) -> list[str]:
         "-blockdev",
         f"driver=raw,node-name={name},file={name}-file,read-only={ro},discard=unmap{cache}",
         "-device",
-        f"virtio-blk-device,drive={name},id=disk-{name}",
+        # What goes wrong is the guest's to hear. By default QEMU stops a guest for good where its host's disk is full.
+        f"virtio-blk-device,drive={name},id=disk-{name},werror=report,rerror=report",
     ]
 
 
