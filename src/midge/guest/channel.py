@@ -157,9 +157,9 @@ class GuestChannel:
             waits.append((f"file {file.path}", self._session.expect(FrameType.FILE, stream)))
         data.append(p.encode_message(FrameType.RUN, 0, m.encode(m.Empty())))
         waits.append(("run", self._session.expect(FrameType.RUN)))
-        self._session.send(b"".join(data))
         payload = b""
         try:
+            self._session.send(b"".join(data))
             async with asyncio.timeout(timeout_s):
                 marked = False
                 for index, (what, reply) in enumerate(waits):
@@ -233,11 +233,14 @@ class GuestChannel:
         stream = self._session.new_stream()
         reply = self._session.expect(FrameType.FILE, stream)
         header, *frames = file_frames(stream, file)
-        self._session.send(header)
-        for frame in frames:
-            self._session.send(frame)
-            await self._session.drain()
-        await answer(reply, f"file {file.path}", timeout_s)
+        try:
+            self._session.send(header)
+            for frame in frames:
+                self._session.send(frame)
+                await self._session.drain()
+            await answer(reply, f"file {file.path}", timeout_s)
+        finally:
+            _forget(reply)
 
     async def wait_exit(self) -> m.GuestExit:
         """How the main process ended. On disk by then.
@@ -273,8 +276,11 @@ class GuestChannel:
 
     async def _ask(self, request: FrameType, message: m.Message, timeout_s: float, stream: int = 0) -> bytes:
         reply = self._session.expect(request, stream)
-        self._send(request, message, stream)
-        return await answer(reply, p.type_name(request), timeout_s)
+        try:
+            self._send(request, message, stream)
+            return await answer(reply, p.type_name(request), timeout_s)
+        finally:
+            _forget(reply)
 
     async def _ask_on_stream(self, request: FrameType, timeout_s: float) -> bytes:
         return await self._ask(request, m.Empty(), timeout_s, self._session.new_stream())
