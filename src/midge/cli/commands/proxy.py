@@ -35,13 +35,13 @@ def proxy(session: Session, ports: str, machine: str, app: str, bind: str) -> No
         Forwarder(session, target, remote, bind, local) as forwarder,
     ):
         host, port = forwarder.address
-        if session.out.json:
-            session.out.record({"listen": f"{host}:{port}", "id": target.id, "port": remote})
-        elif session.out.quiet:
-            session.out.line(str(port))
-        else:
-            session.out.line(f"{host}:{port} is port {remote} of {target.typed}; Ctrl-C ends it")
         try:
+            if session.out.json:
+                session.out.record({"listen": f"{host}:{port}", "id": target.id, "port": remote})
+            elif session.out.quiet:
+                session.out.line(str(port))
+            else:
+                session.out.line(f"{host}:{port} is port {remote} of {target.typed}; Ctrl-C ends it")
             forwarder.serve()
         except KeyboardInterrupt:
             return
