@@ -25,7 +25,7 @@ _NETNS_DIR = Path("/run/netns")
 _CGROUP_ROOT = Path("/sys/fs/cgroup")
 _NFT = "/usr/sbin/nft"
 # Seconds for listing the host's nftables.
-_NFT_TIMEOUT_S = 10
+_NFT_TIMEOUT_S = 60
 # Characters of a command line shown for a leaked process.
 _COMMAND_CHARS_MAX = 160
 # Clones of a process end asynchronously in these states: nothing is left of them but an exit code to collect.
@@ -62,7 +62,7 @@ def snapshot(markers: Sequence[str] = (), directories: Sequence[Path] = ()) -> H
         cgroup=_keep(_cgroups(), markers),
         nftables=_keep(_nft_tables(), markers),
         route=_keep(_routes(), markers),
-        file=_keep((str(path) for root in directories for path in root.rglob("*")), ()),
+        file=_keep((path for root in directories for path in _files(root)), ()),
         descriptor=_keep(_descriptors(), ()),
     )
 
@@ -128,6 +128,12 @@ def _mounts() -> Iterator[str]:
     for line in (_PROC / "self/mountinfo").read_text().splitlines():
         head, _, tail = line.partition(" - ")
         yield f"{head.split()[4]} ({tail.split()[0]})"
+
+
+def _files(root: Path) -> Iterator[str]:
+    """All below a directory. What goes while it is looked at is passed over: `Path.rglob` would raise."""
+    for directory, folders, files in os.walk(root):
+        yield from (f"{directory}/{name}" for name in (*folders, *files))
 
 
 def _cgroups() -> Iterator[str]:

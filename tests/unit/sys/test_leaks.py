@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import os
 import socket
 import subprocess
@@ -9,6 +10,21 @@ from pathlib import Path
 from midge.sys.leaks import HostState, diff, snapshot
 
 EMPTY = HostState(**{field.name: frozenset() for field in dataclasses.fields(HostState)})
+
+
+def running(env: dict[str, str]) -> subprocess.Popen[bytes]:
+    """A process that runs its program already: before, it has no command line to be known by."""
+    process = subprocess.Popen(["/bin/cat", "-"], env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert process.stdin is not None and process.stdout is not None
+    process.stdin.write(b"x")
+    process.stdin.flush()
+    assert process.stdout.read(1) == b"x"
+    return process
+
+
+def ended(process: subprocess.Popen[bytes]) -> None:
+    process.kill()
+    process.communicate()
 
 
 def test_only_what_is_new_is_a_leak() -> None:
@@ -24,14 +40,14 @@ def test_a_quiet_host_has_no_leaks(tmp_path: Path) -> None:
 
 def test_processes_files_sockets_and_descriptors_are_seen(tmp_path: Path) -> None:
     marker = f"leak-{os.getpid()}-{id(tmp_path)}"
+    gc.collect()  # or sockets of other tests may be closed meanwhile, and are no longer counted
     before = snapshot([marker], [tmp_path])
-    process = subprocess.Popen(["/bin/sleep", "60"], env={"MIDGE_TEST": marker})
+    process = running({"MIDGE_TEST": marker})
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(tmp_path / "api.sock"))
         found = diff(before, snapshot([marker], [tmp_path]))
-    process.kill()
-    process.wait()
-    assert any(leak.startswith(f"process: {process.pid} ") and "sleep 60" in leak for leak in found)
+    ended(process)
+    assert any(leak.startswith(f"process: {process.pid} ") and "cat -" in leak for leak in found)
     assert f"file: {tmp_path / 'api.sock'}" in found
     assert any(leak.startswith("descriptor: socket #") for leak in found)
     (tmp_path / "api.sock").unlink()
@@ -40,11 +56,10 @@ def test_processes_files_sockets_and_descriptors_are_seen(tmp_path: Path) -> Non
 
 def test_things_of_others_are_not_counted(tmp_path: Path) -> None:
     before = snapshot(["no-such-marker"])
-    process = subprocess.Popen(["/bin/sleep", "60"])
+    process = running({})
     try:
         assert [
             leak for leak in diff(before, snapshot(["no-such-marker"])) if leak.startswith("process")
         ] == []
     finally:
-        process.kill()
-        process.wait()
+        ended(process)
