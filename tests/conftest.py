@@ -6,6 +6,11 @@ import os
 import signal
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# Examples are counted, not timed: other tests have the processors, too.
+settings.register_profile("midge", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("midge")
 
 # Python's own choice; subprocess gives children the default back.
 _IGNORED_BY_PYTHON = {signal.SIGPIPE, signal.SIGXFSZ}

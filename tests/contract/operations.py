@@ -24,8 +24,8 @@ from midge.worker.parts import Images, Settings
 from midge.worker.verbs import VERBS
 from midge.worker.worker import Worker
 
-TIMEOUT_S = 60.0
-LEFTOVER_DEADLINE_S = 10.0
+TIMEOUT_S = 120.0
+LEFTOVER_DEADLINE_S = 60.0
 LOOK_S = 0.01
 
 

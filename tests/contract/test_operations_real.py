@@ -21,7 +21,7 @@ from tests.contract.operations import CASES, Case
 
 __all__ = ["cache", "home"]
 
-pytestmark = [pytest.mark.anyio, pytest.mark.slow, pytest.mark.root, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.anyio, pytest.mark.slow, pytest.mark.root, pytest.mark.timeout(1800)]
 
 
 class RealKit:

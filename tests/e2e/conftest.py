@@ -11,12 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from midge.net.naming import instance_tag
 from midge.testing.images import build_layout, busybox_files, busybox_web_image, debian_root
 from tests.e2e.serve import App, Serve
 from tests.integration.images.conftest import needs, push
 from tests.integration.images.conftest import registry as registry  # a fixture
-from tests.subnets import subnet_of
+from tests.subnets import subnet_for
 
 _numbers = itertools.count(1)
 Maker = Callable[..., Serve]
@@ -114,8 +113,9 @@ def own(tmp_path: Path, hello: Path) -> Iterator[Maker]:
     def make(driver: str, *options: str, parent: Sequence[str] = ()) -> Serve:
         directory = tmp_path / f"s{len(made)}"
         directory.mkdir()
-        subnet = subnet_of(instance_tag(directory / "data"))
-        made.append(_opened(directory, driver, [hello], "--subnet", subnet, *options, parent=parent))
+        made.append(
+            _opened(directory, driver, [hello], "--subnet", subnet_for(directory), *options, parent=parent)
+        )
         return made[-1]
 
     yield make

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.serve import App, Machine, Serve, until
+from tests.e2e.serve import GUEST_TIMEOUT_S, App, Machine, Serve, until
 from tests.integration.cli.conftest import Midge
 from tests.integration.cli.terminal import terminal
 
@@ -17,7 +17,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.root, pytest.mark.vm]
 IMAGE = "midge/hello:latest"
 CLOCK_TICK_MS = 20  # figures in /proc are in hundredths of a second, each rounded
 CLOCK_SKEW_MS = 3000
-TALKING = "echo COLOUR=$COLOUR; trap 'echo got usr1' USR1; while :; do sleep 0.1; done"
+# Whoever has read its first line may send it the signal.
+TALKING = "trap 'echo got usr1' USR1; echo COLOUR=$COLOUR; while :; do sleep 0.1; done"
 
 
 def shell(script: str, **more: Any) -> dict[str, Any]:
@@ -39,17 +40,17 @@ def test_from_create_to_destroy(app: App) -> None:
     assert machine.get()["state"] == "created"
     first = machine.get()["version"]
     assert machine.start()["previous_state"] == "created"
-    until(lambda: machine.logs() == ["COLOUR=red"], 10)
+    until(lambda: machine.logs() == ["COLOUR=red"], GUEST_TIMEOUT_S)
     machine.stop()
     machine.start()
-    until(lambda: machine.logs() == ["COLOUR=red"] * 2, 10)
+    until(lambda: machine.logs() == ["COLOUR=red"] * 2, GUEST_TIMEOUT_S)
     machine.call("POST", "/restart")
-    until(lambda: machine.logs() == ["COLOUR=red"] * 3, 20)
+    until(lambda: machine.logs() == ["COLOUR=red"] * 3, GUEST_TIMEOUT_S)
     machine.wait("started")
     updated = machine.call("POST", "", {"config": shell(TALKING, env={"COLOUR": "blue"})})
     assert updated["version"] != first
     machine.call("GET", "/wait", params={"state": "started", "version": updated["version"]})
-    until(lambda: machine.logs()[-1] == "COLOUR=blue", 10)
+    until(lambda: machine.logs()[-1] == "COLOUR=blue", GUEST_TIMEOUT_S)
     assert [one["version"] for one in machine.call("GET", "/versions")] == [updated["version"], first]
     old = machine.call("GET", f"?version={first}")
     assert (old["state"], old["config"]["env"]) == ("replaced", {"COLOUR": "red"})
@@ -83,19 +84,19 @@ def _check_story(machine: Machine) -> None:
 
 def test_a_signal_reaches_the_process(app: App) -> None:
     machine = app.create(shell(TALKING))
-    until(lambda: len(machine.logs()) == 1, 10)
+    until(lambda: len(machine.logs()) == 1, GUEST_TIMEOUT_S)
     machine.call("POST", "/signal", {"signal": "SIGUSR1"})
-    until(lambda: machine.logs()[-1] == "got usr1", 10)
+    until(lambda: machine.logs()[-1] == "got usr1", GUEST_TIMEOUT_S)
     assert machine.get()["state"] == "started"
 
 
 def test_a_stop_asks_first_and_kills_after_its_timeout(app: App) -> None:
     machine = app.create(shell("trap '' INT TERM; echo deaf; while :; do sleep 0.1; done"))
-    until(lambda: machine.logs() == ["deaf"], 10)
+    until(lambda: machine.logs() == ["deaf"], GUEST_TIMEOUT_S)
     begun = time.monotonic()
     machine.call("POST", "/stop", {"signal": "SIGTERM", "timeout": "1s"})
     machine.wait("stopped")
-    assert 1 <= time.monotonic() - begun < 8
+    assert time.monotonic() - begun >= 1
     (end,) = [event["request"]["exit_event"] for event in machine.events() if event["type"] == "exit"]
     assert end["requested_stop"] is True
     assert end["exit_code"] == 137
@@ -111,11 +112,10 @@ def test_exec_returns_output_code_and_passes_stdin(web: Machine) -> None:
 
 
 def test_exec_ends_a_command_that_takes_too_long(web: Machine) -> None:
-    begun = time.monotonic()
-    answer = web.call("POST", "/exec", {"command": ["sleep", "60"], "timeout": 1}, expect=408)
+    # Longer than the answer and the deadline may take: it does not end by itself.
+    answer = web.call("POST", "/exec", {"command": ["sleep", "600"], "timeout": 1}, expect=408)
     assert "did not end within 1 s" in answer["error"]
-    assert time.monotonic() - begun < 10
-    until(lambda: not any("sleep 60" in one["command"] for one in web.call("GET", "/ps")), 10)
+    until(lambda: not any("sleep 600" in one["command"] for one in web.call("GET", "/ps")), GUEST_TIMEOUT_S)
 
 
 def test_a_terminal_of_the_command_line_is_one_in_the_machine(web: Machine) -> None:
@@ -131,13 +131,21 @@ def test_a_terminal_of_the_command_line_is_one_in_the_machine(web: Machine) -> N
         assert tty.wait() == 9
 
 
+def _servers(machine: Machine) -> list[Any]:
+    return [one for one in machine.call("GET", "/ps") if "httpd" in one["command"]]
+
+
 def test_ps_shows_who_listens(web: Machine) -> None:
     web.page()
-    (server,) = [one for one in web.call("GET", "/ps") if "httpd" in one["command"]]
+    # It has a process for each page, which may not have ended yet when the page is here.
+    until(lambda: len(_servers(web)) == 1, GUEST_TIMEOUT_S)
+    asked_ms = time.time() * 1000
+    (server,) = _servers(web)
+    answered_ms = time.time() * 1000
     assert [socket["address"].rpartition(":")[2] for socket in server["listen_sockets"]] == ["8080"]
     assert server["rss"] > 0
     assert 0 <= server["cpu"] <= server["rtime"] + CLOCK_TICK_MS
-    assert abs(server["stime"] + server["rtime"] - time.time() * 1000) < CLOCK_SKEW_MS
+    assert asked_ms - CLOCK_SKEW_MS < server["stime"] + server["rtime"] < answered_ms + CLOCK_SKEW_MS
 
 
 def test_metadata_changes_without_a_new_version(web: Machine) -> None:
@@ -188,7 +196,7 @@ def test_a_suspended_machine_goes_on_where_it_was(app: App) -> None:
     assert machine.start()["previous_state"] == "suspended"
     assert machine.exec("cat", "/tmp/note")["stdout"] == "kept\n"
     assert machine.exec("cat", "/proc/sys/kernel/random/boot_id")["stdout"] == boot
-    until(lambda: len(machine.logs()) > seen, 10)
+    until(lambda: len(machine.logs()) > seen, GUEST_TIMEOUT_S)
     found = machine.logs()
     assert found == [f"tick {number}" for number in range(len(found))]
     assert "<title>" in machine.page()
@@ -197,9 +205,16 @@ def test_a_suspended_machine_goes_on_where_it_was(app: App) -> None:
 def test_a_process_that_fails_is_started_again_as_its_policy_says(app: App) -> None:
     config = shell("echo up; exit 3", restart={"policy": "on-failure", "max_retries": 1})
     machine = app.create(config, wait="")
-    until(lambda: machine.get()["state"] == "stopped" and len(machine.logs()) == 2, 30)
-    exits = [event["request"]["exit_event"] for event in machine.events() if event["type"] == "exit"]
-    assert [(end["exit_code"], end["restarting"]) for end in exits] == [(3, True), (3, False)]
+
+    def ends() -> list[tuple[int, bool]]:
+        exits = [event["request"]["exit_event"] for event in machine.events() if event["type"] == "exit"]
+        return [(end["exit_code"], end["restarting"]) for end in exits]
+
+    # It may be stopped for a moment between its runs, too.
+    until(lambda: len(ends()) == 2, GUEST_TIMEOUT_S)
+    machine.wait("stopped")
+    assert ends() == [(3, True), (3, False)]
+    assert machine.logs() == ["up", "up"]
 
 
 def test_a_new_machine_has_its_identity_and_fresh_disks(app: App) -> None:
@@ -213,5 +228,6 @@ def test_a_new_machine_has_its_identity_and_fresh_disks(app: App) -> None:
     one.stop()
     one.start()
     assert one.exec("cat", "/root/file")["exit_code"] == 1
-    skew_s = float(one.exec("date", "+%s")["stdout"]) - time.time()
-    assert abs(skew_s) < 3
+    asked_s = time.time()
+    told_s = float(one.exec("date", "+%s")["stdout"])
+    assert asked_s - CLOCK_SKEW_MS / 1000 < told_s < time.time() + CLOCK_SKEW_MS / 1000

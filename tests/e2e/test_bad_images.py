@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from midge.testing.images import Entry, build_layout, directory, hardlink, symlink
-from tests.e2e.serve import App, Serve
+from tests.e2e.serve import STOP_TIMEOUT_S, App, Serve, until
 from tests.e2e.tampering import TamperingRegistry, tampering
-from tests.integration.images.conftest import free_port
+from tests.loopback import deaf_port
 
 pytestmark = [pytest.mark.slow, pytest.mark.root]
 
@@ -34,7 +34,7 @@ def nothing_half_made(mock: Serve) -> Any:
     yield
     assert mock.call("GET", "/readyz")["ready"] is True
     assert mock.call("GET", "/v1/images") == images
-    assert mock.state().file == before.file
+    until(lambda: mock.state().file == before.file, STOP_TIMEOUT_S)
     mock.call("POST", "/v1/images/prune")
     assert list((mock.data_dir / "images" / "blobs" / "sha256").glob("*.partial")) == []
 
@@ -66,11 +66,12 @@ def test_a_tag_the_repository_does_not_have(app: App, hello_url: str) -> None:
 
 
 def test_a_registry_that_is_down(app: App) -> None:
-    address = f"127.0.0.1:{free_port()}"
-    answer = app.refused({"image": f"{address}/some/image:1"}, 503)
-    assert answer["code"] == "registry_unavailable"
-    assert address in answer["error"]
-    assert address in why_not(app, f"{address}/some/image:1")
+    with deaf_port() as port:
+        address = f"127.0.0.1:{port}"
+        answer = app.refused({"image": f"{address}/some/image:1"}, 503)
+        assert answer["code"] == "registry_unavailable"
+        assert address in answer["error"]
+        assert address in why_not(app, f"{address}/some/image:1")
 
 
 def test_a_name_that_is_none(app: App) -> None:

@@ -21,7 +21,7 @@ from tests.loopback import DIRECT
 pytestmark = [pytest.mark.slow, pytest.mark.root]
 
 IMAGE = "midge/hello:latest"
-EXIT_TIMEOUT_S = 15
+EXIT_TIMEOUT_S = 60
 
 
 @pytest.fixture
@@ -114,7 +114,7 @@ def test_a_proxy_forwards_a_port(web: Machine) -> None:
     with running(web.serve, "proxy", "-q", "-a", web.app.name, "0:8080", "web") as process:
         assert process.stdout is not None
         port = int(process.stdout.readline())
-        assert "<title>" in httpx2.get(f"http://127.0.0.1:{port}/", timeout=10, **DIRECT).text
+        assert "<title>" in httpx2.get(f"http://127.0.0.1:{port}/", timeout=EXIT_TIMEOUT_S, **DIRECT).text
         process.send_signal(signal.SIGINT)
         assert process.wait(EXIT_TIMEOUT_S) == 0
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.e2e.conftest import Maker
-from tests.e2e.serve import App, Machine, Serve, until
+from tests.e2e.serve import GUEST_TIMEOUT_S, READY_TIMEOUT_S, App, Machine, Serve, until
 
 pytestmark = [pytest.mark.slow, pytest.mark.root]
 
@@ -20,6 +20,8 @@ BOTH = [
     pytest.param("qemu", marks=pytest.mark.vm),
     pytest.param("container", marks=pytest.mark.container),
 ]
+
+WAITING = 'midge_driver_kept{what="warm_slots"} 2.0'
 
 # Counts in its log while it serves pages.
 TICKING = "(i=0; while :; do echo tick $i; i=$((i+1)); sleep 0.2; done) & exec httpd -f -p 8080 -h /www"
@@ -58,14 +60,16 @@ def test_machines_outlive_a_killed_server(own: Maker, driver: str) -> None:
     app = serve.app("outlive")
     staying, ending = app.create(shell(TICKING)), app.create(shell(ENDING))
     assert "<title>" in staying.page()
-    before, running = starts(staying), shims(serve)
+    # One for each, once those of a template, or of whatever else led to a start, have ended.
+    until(lambda: shims(serve) == 2, GUEST_TIMEOUT_S)
+    before = starts(staying)
     address, staying_address = ending.get()["private_ip"], staying.get()["private_ip"]
     assert staying_address != address
 
     serve.kill()
-    until(lambda: knock(address), 20)
-    until(lambda: shims(serve) == running - 1, 20)
-    with socket.create_connection((staying_address, 8080), timeout=5) as connection:
+    until(lambda: knock(address), GUEST_TIMEOUT_S)
+    until(lambda: shims(serve) == 1, GUEST_TIMEOUT_S)
+    with socket.create_connection((staying_address, 8080), timeout=GUEST_TIMEOUT_S) as connection:
         connection.sendall(b"GET / HTTP/1.0\r\n\r\n")
         assert connection.recv(12).endswith(b"200")
 
@@ -80,7 +84,7 @@ def _check_adopted(machine: Machine, before: list[str]) -> None:
     assert [event["status"] for event in machine.events() if event["type"] == "start"][-1:] == ["started"]
     assert machine.exec("echo", "here")["stdout"] == "here\n"
     seen = len(ticks(machine))
-    until(lambda: len(ticks(machine)) > seen, 10)
+    until(lambda: len(ticks(machine)) > seen, GUEST_TIMEOUT_S)
     found = ticks(machine)
     assert found == [f"tick {number}" for number in range(len(found))]
 
@@ -101,7 +105,7 @@ def test_a_server_that_is_told_to_stop_leaves_machines_running(own: Maker, drive
     machine.page()
     before, address = starts(machine), machine.get()["private_ip"]
     assert serve.terminate() == 0
-    with socket.create_connection((address, 8080), timeout=5) as connection:
+    with socket.create_connection((address, 8080), timeout=GUEST_TIMEOUT_S) as connection:
         connection.sendall(b"GET / HTTP/1.0\r\n\r\n")
         assert connection.recv(12).endswith(b"200")
     serve.start()
@@ -113,11 +117,11 @@ def test_containers_that_waited_are_gone_after_a_killed_server_is_back(own: Make
     serve = own("container", "--warm-slots", "2")
     machine = serve.app("waits").create(shell(TICKING))
     before = starts(machine)
-    until(lambda: shims(serve) == 3, 20)
+    until(lambda: WAITING in serve.call("GET", "/metrics"), GUEST_TIMEOUT_S)
     serve.kill()
     assert shims(serve) == 3, "of the machine, and of two that wait"
     serve.start()
-    until(lambda: shims(serve) == 1, 20)
+    until(lambda: shims(serve) == 1, GUEST_TIMEOUT_S)
     _check_adopted(machine, before)
 
 
@@ -150,7 +154,7 @@ def _start_and_kill(serve: Serve, machine: Machine) -> None:
         stderr=subprocess.DEVNULL,
     )
     try:
-        until(lambda: machine.get()["state"] in ("starting", "started"), 20, pause_s=0)
+        until(lambda: machine.get()["state"] in ("starting", "started"), GUEST_TIMEOUT_S, pause_s=0)
         serve.kill()
     finally:
         asking.kill()
@@ -159,7 +163,7 @@ def _start_and_kill(serve: Serve, machine: Machine) -> None:
 
 def refused(serve: Serve) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        serve.command(), env=serve.env, capture_output=True, text=True, timeout=30, check=False
+        serve.command(), env=serve.env, capture_output=True, text=True, timeout=READY_TIMEOUT_S, check=False
     )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.conftest import needs_driver
-from tests.e2e.serve import Serve, until
+from tests.e2e.serve import READY_TIMEOUT_S, STOP_TIMEOUT_S, Serve, until
 
 pytestmark = [pytest.mark.slow, pytest.mark.root]
 
@@ -38,7 +38,12 @@ def test_a_server_that_cannot_start_says_why(
     given = [option.format(empty=tmp_path / "empty") for option in options]
     try:
         done = subprocess.run(
-            serve.command(*given), env=serve.env, capture_output=True, text=True, timeout=30, check=False
+            serve.command(*given),
+            env=serve.env,
+            capture_output=True,
+            text=True,
+            timeout=READY_TIMEOUT_S,
+            check=False,
         )
         assert done.returncode == code, done.stderr
         assert said in done.stderr
@@ -58,9 +63,9 @@ def test_a_server_told_to_stop_while_it_starts_leaves_nothing(tmp_path: Path) ->
         process = subprocess.Popen(
             serve.command(), env=serve.env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
-        until(lambda: bool(serve.state().netns), 30)
+        until(lambda: bool(serve.state().netns), READY_TIMEOUT_S)
         process.terminate()
-        assert process.wait(30) == 0
+        assert process.wait(STOP_TIMEOUT_S) == 0
         assert not [thing for thing in serve.leftovers() if not thing.startswith("file: ")]
     finally:
         serve.close()

@@ -15,7 +15,7 @@ from midge.bench.http import Answer
 from midge.bench.target import OwnServer
 from midge.drivers.seal import SEAL_NAME
 
-FIRST_WAIT_S = 10  # whether this driver can at all; a driver that cannot says so at once
+FIRST_WAIT_S = 60  # whether this driver can at all; a driver that cannot says so at once
 DURABLE_TIMEOUT_S = 120.0  # a gigabyte to a slow disk
 DURABLE_LOOK_S = 0.02  # how often the record is looked at; the time itself is in it
 # Drivers whose suspended machines lie in files, which become durable after the machine is `suspended`.

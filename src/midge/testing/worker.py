@@ -25,6 +25,8 @@ from midge.worker.record import ImageProcess
 from midge.worker.running import running
 from midge.worker.worker import Worker
 
+# Seconds until a machine has settled: far more than it takes, for hosts that do something else meanwhile.
+SETTLED_TIMEOUT_S = 60.0
 MIGRATIONS = Path(__file__).parents[1] / "store" / "migrations" / "host"
 
 
@@ -99,7 +101,7 @@ def mock_order(**order: Any) -> dict[str, str]:
     return {"midge.mock": msgspec.json.encode(order).decode()}
 
 
-async def settled(worker: Worker, machine_id: str, *states: str, timeout_s: float = 5.0) -> str:
+async def settled(worker: Worker, machine_id: str, *states: str, timeout_s: float = SETTLED_TIMEOUT_S) -> str:
     """Waits for one of `states` (default: any resting state) and returns it."""
     result = await worker.parts.catalog.wait(machine_id, states or ("settled",), "", timeout_s)
     return result.state

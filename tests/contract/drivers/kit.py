@@ -6,6 +6,7 @@ What a machine runs is a `Program`: a shell script for drivers that run programs
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import functools
 import os
@@ -43,8 +44,10 @@ from midge.net.pool import NetPool
 from midge.net.slot import SlotKind
 from midge.sys.leaks import HostState, diff, snapshot
 from midge.testing.images import busybox_image
+from tests.subnets import fresh_subnet
 
-DEADLINE_S = 40.0  # for anything that is waited for; emulated guests on a busy host are slow
+DEADLINE_S = 60.0  # for anything that is waited for; emulated guests on a busy host are slow
+PREPARE_DEADLINE_S = 120.0  # the first machine of its kind has a kernel booted for its template
 LOOK_S = 0.01  # between two looks
 _TAG = "midge/contract:latest"
 
@@ -148,8 +151,9 @@ class Kit:
         return msgspec.structs.replace(spec, start_id=f"start{self._starts}")
 
     async def start(self, spec: MachineSpec) -> Handle:
-        async with asyncio.timeout(DEADLINE_S):
+        async with asyncio.timeout(PREPARE_DEADLINE_S):
             await self.driver.prepare(spec)
+        async with asyncio.timeout(DEADLINE_S):
             return await self.driver.start(spec, Marks())
 
     async def wait(self, handle: Handle) -> ExitStatus:
@@ -183,10 +187,10 @@ class Kit:
         """What the machine has written, without times; of one stream or of both."""
         text = ""
         try:
-            lines = Path(spec.log_path).read_text().splitlines()
+            whole, _, _ = Path(spec.log_path).read_text().rpartition("\n")  # the rest is just being written
         except FileNotFoundError:
             return ""
-        for line in lines:
+        for line in whole.splitlines():
             _, name, tag, *content = line.split(" ", 3)
             if stream in ("", name):
                 text += "".join(content) + ("\n" if tag == "F" else "")
@@ -265,12 +269,16 @@ async def eventually(condition: Callable[[], bool], what: str | Callable[[], str
 
 
 def _reap_zombies() -> None:
-    """Shims whose driver was dropped have this process as their parent; a worker that died would not be there."""
+    """Shims whose driver was dropped have this process as their parent; a worker that died would not be there.
+
+    Only they: how other children have ended is for those to learn who wait for them, on threads of their own.
+    """
     own = os.getpid()
     for child in Path(f"/proc/{own}/task/{own}/children").read_text().split():
-        state = Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[0]
-        if state == "Z":
-            os.waitpid(int(child), os.WNOHANG)
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError, ChildProcessError):  # reaped just now
+            name, _, rest = Path(f"/proc/{child}/stat").read_text().rpartition(")")
+            if rest.split()[0] == "Z" and name.endswith("(midge-shim"):
+                os.waitpid(int(child), os.WNOHANG)
 
 
 # ── factories ─────────────────────────────────────────────────────────────────────────────────────────────────
@@ -360,8 +368,7 @@ async def _real_kit(
     face: type[Kit] = Kit,
 ) -> Kit:
     tag = secrets.token_hex(3)
-    number = int(tag, 16)
-    subnet = IPv4Network(f"10.{200 + number % 50}.{number // 50 % 256}.0/24")
+    subnet = IPv4Network(fresh_subnet())
     images = await stack.enter_async_context(ImageStore(cache / "images"))
     if (image := images.find(_TAG)) is None:
         [image] = await images.import_path(busybox_image(home / "layout", tag=_TAG))

@@ -7,9 +7,9 @@ import asyncio
 import pytest
 
 from midge.drivers.base import ExecRequest, Handle
-from tests.contract.drivers.kit import RUNS, Kit, Program, eventually
+from tests.contract.drivers.kit import DEADLINE_S, RUNS, Kit, Program, eventually
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(400)]
 
 
 @pytest.fixture
@@ -92,17 +92,15 @@ async def test_a_signal_ends_a_command(real: Kit, running: Handle) -> None:
 
 
 async def test_leaving_a_command_ends_it(real: Kit, running: Handle) -> None:
-    async with real.driver.exec(running, ExecRequest(argv=["sleep", "4242"])):
-        assert any("4242" in p["command"] for p in await real.driver.ps(running))
-    found = True
+    async def seen() -> bool:
+        return any("4242" in p["command"] for p in await real.driver.ps(running))
 
-    async def look() -> None:
-        nonlocal found
-        while found:
-            found = any("4242" in p["command"] for p in await real.driver.ps(running))
-
-    async with asyncio.timeout(20):
-        await look()
+    async with asyncio.timeout(DEADLINE_S):
+        async with real.driver.exec(running, ExecRequest(argv=["sleep", "4242"])):
+            while not await seen():
+                pass
+        while await seen():
+            pass
 
 
 async def test_processes_are_listed(kit: Kit, running: Handle) -> None:
@@ -139,7 +137,7 @@ async def test_the_network_reaches_a_server_inside(real: Kit) -> None:
             writer.close()
             return text
 
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(DEADLINE_S):
         answer = await ask()
     assert b"served" in answer
 

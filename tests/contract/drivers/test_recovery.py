@@ -9,7 +9,7 @@ import pytest
 from midge.drivers.base import Exited, Handle, Lost, Running
 from tests.contract.drivers.kit import DEADLINE_S, RUNS, Kit, Program
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(400)]
 
 
 async def test_a_running_machine_is_taken_over(kit: Kit) -> None:

@@ -10,7 +10,7 @@ from midge.errors import MidgeError
 from midge.machine.spec import FileSpec
 from tests.contract.drivers.kit import RUNS, Kit, Marks, Program, exits
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(400)]
 
 
 @pytest.mark.parametrize("code", [0, 7, 255])

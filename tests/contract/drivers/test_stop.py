@@ -6,7 +6,7 @@ import pytest
 
 from tests.contract.drivers.kit import RUNS, STUBBORN, Kit, exits
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(400)]
 
 
 async def test_a_signal_reaches_the_process(kit: Kit) -> None:

@@ -12,7 +12,7 @@ from midge.errors import NotSupported, SnapshotUnusable
 from midge.machine.spec import MachineSpec
 from tests.contract.drivers.kit import DEADLINE_S, RUNS, Kit, Marks, Program
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(400)]
 
 # Says once who it is; counts for as long as it runs.
 COUNTER = Program(

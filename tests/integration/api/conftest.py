@@ -13,6 +13,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from midge.server.assembly import RunningServer
 from midge.testing.fake_host import FakeHost
 from midge.testing.server import running_server
+from tests.deadlines import PATIENCE_S
 from tests.loopback import DIRECT
 
 
@@ -40,7 +41,7 @@ class Live:
         )
 
 
-async def until(condition: Callable[[], bool], *, deadline_s: float = 10) -> None:
+async def until(condition: Callable[[], bool], *, deadline_s: float = PATIENCE_S) -> None:
     """Returns as soon as the condition holds; TimeoutError if it never does."""
     async with asyncio.timeout(deadline_s):
         while True:
@@ -56,10 +57,12 @@ __all__ = ["ClientConnection", "Live", "until"]
 async def live(tmp_path: Path) -> AsyncIterator[Live]:
     async with running_server(tmp_path) as server:
         headers = {"authorization": f"Bearer {server.token}"}
-        async with httpx2.AsyncClient(base_url=server.url, headers=headers, timeout=30, **DIRECT) as http:
+        async with httpx2.AsyncClient(
+            base_url=server.url, headers=headers, timeout=PATIENCE_S, **DIRECT
+        ) as http:
             await http.post("/v1/apps", json={"name": "web"})
             body = {"config": {"image": "debian"}, "name": "one"}
             machine = (await http.post("/v1/apps/web/machines", json=body)).json()["id"]
             url = f"/v1/apps/web/machines/{machine}"
-            assert (await http.get(f"{url}/wait?timeout=5")).status_code == 200
+            assert (await http.get(f"{url}/wait?timeout=60")).status_code == 200
             yield Live(server, http, machine)

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
+from tests.deadlines import PATIENCE_S
+
 from .conftest import ClientConnection, Live
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
@@ -64,7 +66,7 @@ async def test_a_reader_that_stops_holds_up_the_command_and_loses_nothing(live: 
                 await socket.send(piece)
             await socket.send(json.dumps({"close_stdin": True}))
 
-        async with asyncio.timeout(30), asyncio.TaskGroup() as group:
+        async with asyncio.timeout(PATIENCE_S), asyncio.TaskGroup() as group:
             writing = group.create_task(write())
             for _ in range(50):  # let it fill whatever fills, without reading
                 await asyncio.sleep(0.01)
@@ -129,7 +131,7 @@ async def test_a_client_that_leaves_ends_the_command(live: Live) -> None:
         await socket.send(b"\0ready")
         assert await socket.recv() == b"\1ready"
     session = live.host.sessions[-1]
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_S):
         await session.wait()
 
 

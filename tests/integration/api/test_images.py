@@ -53,11 +53,11 @@ async def test_an_archive_becomes_a_machine_and_goes_again(http: httpx2.AsyncCli
     assert created.status_code == 200, created.text
     assert created.json()["image_ref"]["digest"] == image["digest"]
     url = f"/v1/apps/web/machines/{created.json()['id']}"
-    assert (await http.get(f"{url}/wait?state=started&timeout=20")).status_code == 200
+    assert (await http.get(f"{url}/wait?state=started&timeout=60")).status_code == 200
     assert (await http.delete("/v1/images/docker.io/library/tiny:1")).status_code == 409
     assert (await http.post("/v1/images/prune?all=true")).json()["deleted"] == []
     await http.delete(f"{url}?force=true")
-    assert (await http.get(f"{url}/wait?state=destroyed&timeout=20")).status_code == 200
+    assert (await http.get(f"{url}/wait?state=destroyed&timeout=60")).status_code == 200
     removed = (await http.delete("/v1/images", params={"reference": "tiny:1"})).json()
     assert removed["deleted"] == [image["digest"]]
     assert (await http.get("/v1/images")).json() == []

@@ -9,6 +9,8 @@ from collections.abc import AsyncIterator
 import pytest
 from websockets.exceptions import InvalidStatus
 
+from tests.deadlines import PATIENCE_S
+
 from .conftest import Live
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
@@ -43,7 +45,7 @@ async def test_bytes_go_both_ways(live: Live, echo: int) -> None:
 
 async def test_a_lot_of_bytes(live: Live, echo: int) -> None:
     size = 8 * 1024 * 1024
-    async with asyncio.timeout(30), live.websocket(f"/proxy/ws?port={echo}") as socket:
+    async with asyncio.timeout(PATIENCE_S), live.websocket(f"/proxy/ws?port={echo}") as socket:
 
         async def write() -> None:
             for _ in range(size // 65_536):
@@ -96,5 +98,5 @@ async def test_a_client_that_leaves_closes_the_connection(live: Live) -> None:
         port = server.sockets[0].getsockname()[1]
         async with live.websocket(f"/proxy/ws?port={port}") as socket:
             await socket.send(b"x")
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE_S):
             await gone.wait()

@@ -19,8 +19,7 @@ from midge.cli.session import Session
 from midge.server.assembly import HostOpener, RunningServer
 from midge.testing.images import build_docker_archive, busybox_files
 from midge.testing.server import open_fake_host, running_server
-
-START_TIMEOUT_S = 10.0
+from tests.deadlines import PATIENCE_S
 
 
 class ServerThread:
@@ -45,12 +44,12 @@ class ServerThread:
 
     def start(self) -> None:
         self._thread.start()
-        assert self._ready.wait(START_TIMEOUT_S)
+        assert self._ready.wait(PATIENCE_S)
 
     def stop(self) -> None:
         assert self._loop is not None and self._stop is not None
         self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join(START_TIMEOUT_S)
+        self._thread.join(PATIENCE_S)
 
 
 @dataclass(frozen=True, slots=True)

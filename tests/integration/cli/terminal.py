@@ -14,9 +14,10 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from tests.deadlines import PATIENCE_S
 from tests.integration.cli.conftest import Midge
 
-TIMEOUT_S = 20.0
+TIMEOUT_S = PATIENCE_S
 MIDGE = [sys.executable, "-m", "midge.cli.main"]
 
 

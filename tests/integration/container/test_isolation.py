@@ -7,7 +7,13 @@ import pytest
 from midge.machine.spec import FileSpec
 from tests.contract.drivers.kit import RUNS, Kit, Program
 
-pytestmark = [pytest.mark.anyio, pytest.mark.container, pytest.mark.root, pytest.mark.slow]
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.container,
+    pytest.mark.root,
+    pytest.mark.slow,
+    pytest.mark.timeout(300),
+]
 
 
 async def output(kit: Kit, script: str) -> str:

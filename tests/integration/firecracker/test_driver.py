@@ -16,7 +16,7 @@ from midge.drivers.firecracker.settings import IoLimits, Limit
 from midge.errors import DriverError, MidgeError, NotRunning, NotSupported, SnapshotUnusable
 from tests.integration.firecracker.conftest import DEADLINE_S, Host, Marks
 
-pytestmark = [pytest.mark.anyio, pytest.mark.slow, pytest.mark.root]
+pytestmark = [pytest.mark.anyio, pytest.mark.slow, pytest.mark.root, pytest.mark.timeout(300)]
 
 
 async def test_runs_a_machine_to_its_end_and_leaves_nothing(host: Host) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import shutil
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -13,7 +13,10 @@ from pathlib import Path
 
 import pytest
 
-_START_TIMEOUT_S = 15
+from tests.deadlines import PATIENCE_S
+
+# As it says where it listens, a port the kernel chose.
+_LISTENING = re.compile(r"listening on 127\.0\.0\.1:(\d+)\D")
 
 
 def needs(*programs: str) -> None:
@@ -25,37 +28,25 @@ def needs(*programs: str) -> None:
         pytest.skip("needs root")
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 @pytest.fixture(scope="session")
 def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Address of an empty registry."""
     needs("docker-registry", "skopeo")
     base = tmp_path_factory.mktemp("registry")
-    port = free_port()
     (base / "config.yml").write_text(
-        f"version: 0.1\nstorage:\n  filesystem:\n    rootdirectory: {base}/data\nhttp:\n  addr: 127.0.0.1:{port}\n"
+        f"version: 0.1\nstorage:\n  filesystem:\n    rootdirectory: {base}/data\nhttp:\n  addr: 127.0.0.1:0\n"
     )
     with (base / "log").open("wb") as log:
         process = subprocess.Popen(
             ["docker-registry", "serve", str(base / "config.yml")], stdout=log, stderr=log
         )
     try:
-        deadline = time.monotonic() + _START_TIMEOUT_S
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", port), timeout=1).close()
-                break
-            except OSError:
-                assert process.poll() is None, (base / "log").read_text()
-                assert time.monotonic() < deadline, "the registry does not answer"
-                time.sleep(0.05)
-        yield f"127.0.0.1:{port}"
+        deadline = time.monotonic() + PATIENCE_S
+        while (listens := _LISTENING.search((base / "log").read_text())) is None:
+            assert process.poll() is None, (base / "log").read_text()
+            assert time.monotonic() < deadline, "the registry does not listen"
+            time.sleep(0.05)
+        yield f"127.0.0.1:{listens[1]}"
     finally:
         process.kill()
         process.wait()
@@ -73,4 +64,6 @@ async def run(*command: str | Path) -> None:
 def push(layout: Path, reference: str, *options: str, source: str | None = None) -> None:
     """Copies an OCI layout into the registry."""
     command = ["skopeo", "copy", "--quiet", "--insecure-policy", "--dest-tls-verify=false", *options]
-    subprocess.run([*command, source or f"oci:{layout}", f"docker://{reference}"], check=True, timeout=60)
+    subprocess.run(
+        [*command, source or f"oci:{layout}", f"docker://{reference}"], check=True, timeout=PATIENCE_S
+    )

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -17,21 +18,28 @@ import pytest
 from midge.errors import OutOfSpace
 from midge.images.store import ImageStore
 from midge.testing.images import build_layout
+from tests.deadlines import PATIENCE_S
 from tests.integration.images.conftest import needs, push, run
 
 pytestmark = [pytest.mark.anyio, pytest.mark.root, pytest.mark.slow]
 
+# It stands still where it is to be killed, so that whoever does it is never too late.
 WORKER = """
-import asyncio, sys
+import asyncio, signal, sys, threading
 from pathlib import Path
 from midge.images.store import ImageStore
+from tests.integration.images import test_crash
+moment = getattr(test_crash, sys.argv[3])
+def stand_still(event, args):
+    if event in ("open", "os.mkdir", "os.rename") and moment(Path(sys.argv[1])):
+        signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)
 async def main():
+    sys.addaudithook(stand_still)
     async with ImageStore(Path(sys.argv[1])) as store:
         image = await store.ensure(sys.argv[2])
         await store.erofs(image.digest)
 asyncio.run(main())
 """
-_DEADLINE_S = 30
 
 
 def files(count: int, size: int) -> dict[str, bytes | str]:
@@ -45,22 +53,29 @@ def unpacking(root: Path) -> bool:
 
 
 def building(root: Path) -> bool:
-    return any((root / "tmp").glob("rootfs-*/disk"))
+    return any((folder / "disk").exists() for folder in (root / "tmp").glob("rootfs-*"))
 
 
 def downloading(root: Path) -> bool:
-    return any(path.stat().st_size > 0 for path in (root / "blobs/sha256").glob("*.partial"))
+    with suppress(FileNotFoundError):  # one that is complete gets another name
+        return any(path.stat().st_size > 0 for path in (root / "blobs/sha256").glob("*.partial"))
+    return False
 
 
 def kill_at(moment: Callable[[Path], bool], root: Path, reference: str) -> None:
     """Starts a process that pulls and builds, and kills it when it is in the middle of something."""
-    process = subprocess.Popen([sys.executable, "-c", WORKER, str(root), reference])
-    deadline = time.monotonic() + _DEADLINE_S
-    while not moment(root):
-        assert process.poll() is None, "the worker was done before it could be killed"
-        assert time.monotonic() < deadline
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process = subprocess.Popen(
+        [sys.executable, "-c", WORKER, str(root), reference, moment.__name__],
+        cwd=Path(__file__).parents[3],
+    )
+    deadline = time.monotonic() + PATIENCE_S
+    try:
+        while not moment(root):
+            assert process.poll() is None, "the worker was done before it could be killed"
+            assert time.monotonic() < deadline
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
 
 
 @pytest.mark.parametrize(

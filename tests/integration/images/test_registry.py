@@ -10,7 +10,8 @@ from midge.errors import ImageNotFound, RegistryUnavailable
 from midge.images.http import RegistryConfig
 from midge.images.store import ImageStore
 from midge.testing.images import build_docker_archive, build_layout, busybox_files, busybox_web_image
-from tests.integration.images.conftest import free_port, needs, push, run
+from tests.integration.images.conftest import needs, push, run
+from tests.loopback import deaf_port
 
 pytestmark = [pytest.mark.anyio, pytest.mark.root, pytest.mark.slow]
 
@@ -36,8 +37,8 @@ async def test_unknown_image_and_registry(registry: str, tmp_path: Path) -> None
     async with ImageStore(tmp_path / "store", registry=config) as store:
         with pytest.raises(ImageNotFound):
             await store.ensure(f"{registry}/no/such:image")
-        with pytest.raises(RegistryUnavailable):
-            await store.ensure(f"127.0.0.1:{free_port()}/no/such:image")
+        with deaf_port() as port, pytest.raises(RegistryUnavailable):
+            await store.ensure(f"127.0.0.1:{port}/no/such:image")
 
 
 async def test_archives_of_skopeo_in_both_forms(registry: str, tmp_path: Path) -> None:

@@ -14,7 +14,9 @@ import pytest
 from midge.guest.protocol import FrameType
 from tests.integration.init.guest import ContainerGuest
 
-pytestmark = [pytest.mark.slow, pytest.mark.root]
+pytestmark = [pytest.mark.slow, pytest.mark.root, pytest.mark.timeout(300)]
+
+FLOOD_DEADLINE_S = 200.0  # for 100 MB, on a busy host
 
 
 def test_exit_code_and_output_are_reported(guest: ContainerGuest) -> None:
@@ -125,7 +127,7 @@ def test_no_byte_of_large_interleaved_output_is_lost(guest: ContainerGuest, root
     (root / "data").write_bytes(data)
     script = f"for i in $(seq {size_mb}); do cat /data; cat /data >&2; done"
     guest.start(["sh", "-c", script])
-    report = guest.expect(FrameType.EXIT, deadline_s=60)
+    report = guest.expect(FrameType.EXIT, deadline_s=FLOOD_DEADLINE_S)
     assert report["exit_code"] == 0
     expected = hashlib.sha256(data * size_mb).hexdigest()
     for name in ("stdout", "stderr"):
@@ -144,7 +146,9 @@ def test_output_waits_for_a_host_that_does_not_read(guest: ContainerGuest) -> No
 
 
 def test_output_of_surviving_grandchildren_is_not_waited_for(guest: ContainerGuest) -> None:
-    guest.start(["sh", "-c", "(echo child; sleep 1000) & sleep 0.2; echo parent"])
+    guest.start(
+        ["sh", "-c", "(echo child; echo >/said; sleep 1000) & until [ -e /said ]; do :; done; echo parent"]
+    )
     assert guest.exit()["exit_code"] == 0
     assert guest.output["stdout"] == b"child\nparent\n"
     assert guest.wait() == 0

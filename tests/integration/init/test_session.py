@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import socket
+from typing import Any
 
 import pytest
 
@@ -11,7 +13,9 @@ from midge.guest import protocol as p
 from midge.guest.protocol import Flag, FrameType
 from tests.integration.init.guest import NONCE, ContainerGuest
 
-pytestmark = [pytest.mark.slow, pytest.mark.root]
+pytestmark = [pytest.mark.slow, pytest.mark.root, pytest.mark.timeout(300)]
+
+PORTS = range(20_000, 30_000)  # below those that the kernel gives away by itself
 
 
 def test_hello_says_who_is_there(guest: ContainerGuest) -> None:
@@ -213,20 +217,29 @@ def test_figures_are_those_of_the_machine(guest: ContainerGuest) -> None:
     assert stats["filesystems"]["/"]["size_bytes"] > 0
 
 
+def free_port() -> int:
+    """One that nobody is given who asks for any: the machine shares the host's network with everybody's tests."""
+    for port in random.sample(PORTS, 100):
+        with contextlib.suppress(OSError), socket.create_server(("0.0.0.0", port)):
+            return port
+    raise AssertionError("no free port")
+
+
 def test_the_process_list_names_listening_sockets(guest: ContainerGuest) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    port = free_port()
     pid = guest.start(["nc", "-l", "-p", str(port)])
 
     def listening() -> bool:
         guest.send(FrameType.PS, stream=1)
-        processes = {item["pid"]: item for item in guest.expect(FrameType.PS_REPLY)["processes"]}
-        assert {1, pid} <= set(processes)
-        assert processes[pid]["command"].startswith("nc -l -p")
-        assert processes[pid]["rss"] > 0
-        sockets = processes[pid]["listen_sockets"]
+        seen.update((item["pid"], item) for item in guest.expect(FrameType.PS_REPLY)["processes"])
+        sockets = seen[pid]["listen_sockets"]
         return [(item["proto"], item["address"].rpartition(":")[2]) for item in sockets] == [
             ("tcp", str(port))
         ]
 
+    seen: dict[int, dict[str, Any]] = {}
     guest.eventually(listening, "the socket")
+    assert {1, pid} <= set(seen)
+    # Not asserted before it listens: a program that has just been executed has no command line yet.
+    assert seen[pid]["command"].startswith("nc -l -p")
+    assert seen[pid]["rss"] > 0

@@ -13,7 +13,7 @@ from midge.guest.protocol import FrameType
 from tests.integration.init.guest import NONCE
 from tests.integration.init.vm import VmGuest, configure
 
-pytestmark = [pytest.mark.slow, pytest.mark.vm, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.slow, pytest.mark.vm, pytest.mark.timeout(600)]
 
 STILL_S = 1.0
 # One process in the root group, one in a group of its own, and one in a group that the machine has frozen itself.

@@ -12,7 +12,7 @@ from midge.guest.protocol import FrameType
 from tests.integration.init import vm
 from tests.integration.init.vm import ROOT, VmGuest, configure
 
-pytestmark = [pytest.mark.slow, pytest.mark.vm, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.slow, pytest.mark.vm, pytest.mark.timeout(600)]
 
 NET = {
     "interface": "eth0",
@@ -25,7 +25,7 @@ NET = {
 
 EVERYTHING = """
 hostname; cat /etc/hostname; date +%Y; ls -d /init /modules.list; echo lower-plus >/etc/written
-ip link show eth0; ip addr show eth0; ip route; ip -6 route; ping -c1 -W5 10.0.2.2 | grep received
+ip link show eth0; ip addr show eth0; ip route; ip -6 route; ping -c1 -W30 10.0.2.2 | grep received
 cat /proc/swaps; grep -E ' (/|/data|/proc|/sys|/dev|/dev/pts|/dev/shm|/run|/sys/fs/cgroup) ' /proc/mounts
 echo kept >/data/file; ls -ld /data; ls -l /dev/stdin; tty; exit 3
 """
@@ -70,7 +70,7 @@ def test_a_machine_gets_root_volume_swap_network_and_powers_off(
 def test_a_process_killed_for_want_of_memory_says_so(boot: Callable[..., VmGuest]) -> None:
     machine = boot()
     configure(machine, "exec tail /dev/zero")
-    report = machine.expect(FrameType.EXIT, deadline_s=60)
+    report = machine.expect(FrameType.EXIT, deadline_s=vm.BOOT_DEADLINE_S)
     assert (report["signal"], report["oom_killed"]) == (9, True)
     machine.send_raw(FrameType.EXIT_ACK, 0)
     assert machine.wait() == 0
@@ -112,7 +112,7 @@ def test_execs_have_terminals_and_the_end_is_by_shutdown(boot: Callable[..., VmG
     fork = {**NET, "mac": "02:00:00:00:00:77", "addresses": ["10.0.2.77/32"]}
     machine.send(FrameType.RESUME, {"wall_clock_ns": 2_100_000_000 * 10**9, "hostname": "fork", "net": fork})
     machine.expect(FrameType.RESUMED)
-    machine.exec(3, ["sh", "-c", "hostname; date +%Y; ip addr show eth0; ip route; ping -c1 -W5 10.0.2.2"])
+    machine.exec(3, ["sh", "-c", "hostname; date +%Y; ip addr show eth0; ip route; ping -c1 -W30 10.0.2.2"])
     assert machine.exec_exit(3)["exit_code"] == 0
     out = machine.exec_output[3]["stdout"].decode()
     assert out.startswith("fork\n2036\n")

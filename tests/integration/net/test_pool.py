@@ -20,6 +20,7 @@ from midge.net import host, nft, tap
 from midge.net import pool as pool_module
 from midge.net.naming import instance_tag
 from midge.net.pool import NetPool
+from tests.deadlines import PATIENCE_S
 
 from .conftest import POOL, Lab, run_ip
 
@@ -29,7 +30,7 @@ A, B = IPv4Address("10.61.0.2"), IPv4Address("10.61.0.3")
 FORWARDING = Path("/proc/sys/net/ipv4/ip_forward")
 
 
-async def until(condition: Callable[[], bool], deadline_s: float = 10.0) -> None:
+async def until(condition: Callable[[], bool], deadline_s: float = PATIENCE_S) -> None:
     deadline = asyncio.get_running_loop().time() + deadline_s
     for _ in iter(condition, True):
         assert asyncio.get_running_loop().time() < deadline, "it did not come about"
@@ -38,7 +39,7 @@ async def until(condition: Callable[[], bool], deadline_s: float = 10.0) -> None
 
 def addresses(namespace: str) -> str:
     words = ["ip", "netns", "exec", namespace, "ip", "-4", "-o", "addr", "show", "eth0"]
-    return subprocess.run(words, capture_output=True, text=True, check=True, timeout=20).stdout
+    return subprocess.run(words, capture_output=True, text=True, check=True, timeout=PATIENCE_S).stdout
 
 
 @pytest.mark.anyio
@@ -181,6 +182,9 @@ async def main():
     both = {"tap": 4, "veth": 4}
     async with NetPool(NetConfig(tag=sys.argv[1], free_low=both, free_high=both)) as pool:
         kept = await pool.take("tap", IPv4Address("10.61.0.2"))
+        # Taps are not taken below: from now on there is one more than the one that is known.
+        while not pool.statistics().free["tap"]:
+            await asyncio.sleep(0.01)
         print(kept.name, flush=True)
         n = 0
         while True:

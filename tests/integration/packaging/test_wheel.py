@@ -14,10 +14,12 @@ import pytest
 
 from midge import __version__, binaries
 
-pytestmark = pytest.mark.slow
+BUILD_TIMEOUT_S = 300
+
+# The first test builds, which counts.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(BUILD_TIMEOUT_S + 60)]
 
 ROOT = Path(__file__).parents[3]
-BUILD_TIMEOUT_S = 180
 
 
 @pytest.fixture(scope="module")

@@ -7,11 +7,13 @@ Everything lies under one folder on tmpfs, and everything Midge makes outside it
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 import os
 import shutil
 import statistics
 import time
+from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -31,12 +33,17 @@ from midge.worker.build import HostSettings, open_host
 from midge.worker.host import EventView
 from midge.worker.local import LocalHost
 from tests.contract.drivers.kit import _reap_zombies, eventually
-from tests.subnets import subnet_of
+from tests.subnets import subnet_for
 
-DEADLINE_S = 60.0  # for anything that is waited for: emulated guests on a busy host
+DEADLINE_S = 120.0  # for anything that is waited for: emulated guests on a busy host
+CLOCK_TOLERANCE_S = 2.0  # of whole seconds
 CHUNK_BYTES = 4 * 1024 * 1024
+PAGE_BYTES = 4096
+RUNS_LOOKED_AT = 10  # the end of a process is an operation, too
 TAG = "midge/fork:latest"
 IDLE = "exec sleep 1000000"
+# The environment of that sleep, which is a shell still, or just being executed, when the machine is started.
+ENVIRON = "until (tr '\\0' '\\n' < /proc/$(pidof sleep)/environ) 2>/dev/null | grep .; do :; done"
 # Templates, images and logs are kept on purpose; a running worker's database has files that come and go.
 KEPT = {"templates", "blanks", "images", "logs"}
 
@@ -154,8 +161,9 @@ class House:
         raise AssertionError(f"{machine} was never started: {self.events(machine)}")
 
     def phases(self, machine: str) -> dict[str, float]:
-        """Of the latest start: ends of its phases, in milliseconds."""
-        return dict(self.host.phases(machine, 1)[0]["phases"])
+        """Of the latest start, whatever came after it: ends of its phases, in milliseconds."""
+        runs = self.host.phases(machine, RUNS_LOOKED_AT)
+        return dict(next(run["phases"] for run in runs if run["kind"] == "start"))
 
     # ── inside ────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -176,12 +184,19 @@ class House:
         assert ended.exit_code == 0, f"{script!r}: exit code {ended.exit_code}: {bytes(output[-500:])!r}"
         return bytes(output)
 
+    async def assert_clock_is_right(self, machine: str) -> None:
+        """However long question and answer are under way."""
+        asked = time.time()
+        said = float(await self.sh(machine, "date +%s"))
+        assert asked - CLOCK_TOLERANCE_S < said < time.time() + CLOCK_TOLERANCE_S
+
     def said(self, machine: str) -> list[str]:
         """Lines the machine's process has written."""
         path = self.data / "logs" / machine / "output.log"
         if not path.exists():
             return []
-        return [line.split(" ", 3)[3] for line in path.read_text().splitlines() if line.count(" ") >= 3]
+        whole, _, _ = path.read_text().rpartition("\n")  # the rest is just being written
+        return [line.split(" ", 3)[3] for line in whole.splitlines() if line.count(" ") >= 3]
 
     async def line(self, machine: str, prefix: str) -> str:
         """The latest line of the log that begins so, without the beginning; waits for the first."""
@@ -235,6 +250,12 @@ class House:
         """Names of the warm VMs that wait."""
         return self.driver._pool.names()
 
+    def slots_are_made(self) -> bool:
+        """Whether the pool of network slots is as full as it gets, and nothing of it is on its way out."""
+        net = self.driver._vms._net
+        found = net.statistics()
+        return found.dirty == 0 and found.free["tap"] + found.taken >= net.config.free_high["tap"]
+
     def picture(self) -> HostState:
         """What exists on this host of this house. Not counted: what waits in the pool of network slots."""
         _reap_zombies()
@@ -276,7 +297,7 @@ def settings(home: Path, warm: int, parked: int) -> HostSettings:
         memory_dir=home / "memory",
         kernels_dir=default_root(),
         driver="qemu",
-        subnet=subnet_of(instance_tag(home / "data")),
+        subnet=subnet_for(home),
         acceleration="tcg",
         kernel="auto",
         warm=PoolSettings(slots_max=warm, per_key=1),
@@ -303,16 +324,35 @@ def elapsed_ms(since_s: float) -> float:
 
 def holds(path: Path, word: bytes) -> bool:
     """Whether the data of a file, holes left out, contains these bytes."""
+    end, tail = 0, b""
+    for position, data in pieces(path):
+        tail = tail if position == end else b""
+        if word in tail + data:
+            return True
+        end, tail = position + len(data), data[-len(word) :]
+    return False
+
+
+def digest(path: Path) -> str:
+    """Of what is in a file and where, wherever it has holes: most of a machine's disk is one."""
+    found, zeros = hashlib.blake2b(), bytes(PAGE_BYTES)
+    for position, data in pieces(path):
+        for offset in range(0, len(data), PAGE_BYTES):
+            page = data[offset : offset + PAGE_BYTES]
+            if page != zeros[: len(page)]:
+                found.update(f"{position + offset} {len(page)} ".encode() + page)
+    return f"{path.stat().st_size} {found.hexdigest()}"
+
+
+def pieces(path: Path) -> Iterator[tuple[int, bytes]]:
+    """A file without its holes: positions and what is there."""
     with path.open("rb") as file:
-        position, size, tail = 0, path.stat().st_size, b""
+        position, size = 0, path.stat().st_size
         while position < size:
             try:
-                start = os.lseek(file.fileno(), position, os.SEEK_DATA)
+                position = os.lseek(file.fileno(), position, os.SEEK_DATA)
             except OSError:  # ENXIO: nothing but a hole is left
-                return False
-            tail = tail if start == position else b""
-            data = os.pread(file.fileno(), CHUNK_BYTES, start)
-            if word in tail + data:
-                return True
-            position, tail = start + len(data), data[-len(word) :]
-    return False
+                return
+            data = os.pread(file.fileno(), CHUNK_BYTES, position)
+            yield position, data
+            position += len(data)

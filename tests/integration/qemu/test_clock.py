@@ -10,11 +10,10 @@ import pytest
 
 from midge.guest import messages as m
 from midge.guest.channel import GuestChannel
-from tests.integration.qemu.house import House, elapsed_ms, figure
+from tests.integration.qemu.house import CLOCK_TOLERANCE_S, House, elapsed_ms, figure
 
-pytestmark = [pytest.mark.anyio, pytest.mark.slow, pytest.mark.vm, pytest.mark.root]
+pytestmark = [pytest.mark.anyio, pytest.mark.slow, pytest.mark.vm, pytest.mark.root, pytest.mark.timeout(600)]
 
-TOLERANCE_S = 2.0
 ASLEEP_S = 3.0  # older than the tolerance, so that a clock that was not set would be seen
 UNTOLD_S = 1.0  # from the restore until the guest is told the time
 NOW = 'echo "NOW $(date +%s)"'
@@ -27,15 +26,15 @@ async def test_the_first_instruction_of_a_start_knows_the_time(house: House) -> 
     before = time.time()
     await house.start(machine)
     said = float(await house.line(machine, "NOW "))
-    assert before - TOLERANCE_S < said < time.time() + TOLERANCE_S
+    assert before - CLOCK_TOLERANCE_S < said < time.time() + CLOCK_TOLERANCE_S
     await house.destroy(machine)
 
 
 async def test_a_resumed_machine_knows_the_time_and_not_that_it_slept(either: House) -> None:
     house = either
     machine = await house.run()
+    asked = time.monotonic()
     wall, uptime = await _clocks(house, machine)
-    seen = time.monotonic()
     await house.suspend(machine)
     suspended = time.monotonic()
     await asyncio.sleep(ASLEEP_S)
@@ -43,8 +42,8 @@ async def test_a_resumed_machine_knows_the_time_and_not_that_it_slept(either: Ho
     assert (await house.start(machine))["resumed"]
     later_wall, later_uptime = await _clocks(house, machine)
     figure("resume to first exec", [elapsed_ms(begun)])
-    awake_s = time.monotonic() - seen - (time.monotonic() - suspended) + elapsed_ms(begun) / 1000
-    assert abs(later_wall - time.time()) < TOLERANCE_S
+    awake_s = suspended - asked + elapsed_ms(begun) / 1000
+    await house.assert_clock_is_right(machine)
     assert later_wall >= wall + ASLEEP_S - 1.0
     assert later_uptime >= uptime
     assert later_uptime - uptime < awake_s + 1.0
@@ -68,7 +67,7 @@ async def test_no_instruction_of_a_user_runs_with_the_old_clock(
     # When the clock was read: not before, not after.
     look = "read before rest </proc/uptime; now=$(date +%s); read after rest </proc/uptime"
     machine = await house.run(f"while :; do {look}; echo $now $before $after >>/dev/shm/clock; done")
-    await asyncio.sleep(0.5)
+    await house.sh(machine, "until [ -s /dev/shm/clock ]; do sleep 0.05; done")
     await house.suspend(machine)
     suspended = time.time()
     await asyncio.sleep(ASLEEP_S)

@@ -8,16 +8,16 @@ import secrets
 import pytest
 
 from midge.drivers.configure import guest_machine_id
-from tests.integration.qemu.house import House, holds
+from tests.integration.qemu.house import ENVIRON, House, holds
 
-pytestmark = [pytest.mark.anyio, pytest.mark.slow, pytest.mark.vm, pytest.mark.root]
+pytestmark = [pytest.mark.anyio, pytest.mark.slow, pytest.mark.vm, pytest.mark.root, pytest.mark.timeout(600)]
 
 WHO = (
     "hostname; cat /etc/machine-id; cat /sys/class/net/eth0/address; "
     "ip -4 -o addr show dev eth0 | awk '{print $4}'"
 )
 # What a process sees of itself: its environment is the machine's.
-ENVIRONMENT = "tr '\\0' '\\n' < /proc/$(pidof sleep | awk '{print $1}')/environ | grep ^ONLY_"
+ENVIRONMENT = f"{ENVIRON} | grep ^ONLY_"
 
 
 async def test_identity_is_the_machines_own(house: House) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from tests.integration.qemu.house import House, holds
 
-pytestmark = [pytest.mark.anyio, pytest.mark.slow, pytest.mark.vm, pytest.mark.root]
+pytestmark = [pytest.mark.anyio, pytest.mark.slow, pytest.mark.vm, pytest.mark.root, pytest.mark.timeout(600)]
 
 PLACES = ("/left", "/etc/passwd", "/bin/left", "/tmp/left", "/dev/shm/left", "/run/left")
 ROUNDS = 4

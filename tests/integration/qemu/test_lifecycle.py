@@ -7,9 +7,9 @@ import pytest
 
 from midge.machine.config import MachineConfig
 from midge.worker.host import UpdateMachine
-from tests.integration.qemu.house import House
+from tests.integration.qemu.house import ENVIRON, House
 
-pytestmark = [pytest.mark.anyio, pytest.mark.slow, pytest.mark.vm, pytest.mark.root]
+pytestmark = [pytest.mark.anyio, pytest.mark.slow, pytest.mark.vm, pytest.mark.root, pytest.mark.timeout(600)]
 
 
 async def test_stop_of_a_suspended_machine_discards_its_memory(either: House) -> None:
@@ -47,7 +47,7 @@ async def test_an_update_of_a_suspended_machine_means_a_cold_start(either: House
         await house.start(machine)
     assert house.start_event(machine)["resumed"] is False
     assert await house.sh(machine, "ls /dev/shm/mark 2>/dev/null | wc -l") == "0\n"
-    assert "WHICH=new" in await house.sh(machine, "tr '\\0' '\\n' < /proc/$(pidof sleep)/environ")
+    assert "WHICH=new" in await house.sh(machine, ENVIRON)
     await house.destroy(machine)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import signal
 import socket
@@ -16,12 +15,13 @@ from midge.drivers.pool_settings import ParkedSettings
 from midge.drivers.qemu.snapshot_files import FileIdentity
 from midge.drivers.qemu.vm import VmMaker
 from midge.errors import NoCapacity
+from midge.worker import local
 from tests.contract.drivers.kit import eventually
 from tests.integration.qemu.conftest import PARKED
-from tests.integration.qemu.house import House
+from tests.integration.qemu.house import DEADLINE_S, House, digest
 from tests.integration.qemu.test_authenticity import flip
 
-pytestmark = [pytest.mark.anyio, pytest.mark.slow, pytest.mark.vm, pytest.mark.root, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.anyio, pytest.mark.slow, pytest.mark.vm, pytest.mark.root, pytest.mark.timeout(600)]
 
 ROUNDS = 5
 PACKETS = 2000
@@ -41,11 +41,6 @@ async def marked(house: House) -> str:
     machine = await house.run()
     await house.sh(machine, MARK)
     return machine
-
-
-def digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "blake2b").hexdigest()
 
 
 async def test_a_resume_soon_afterwards_finds_the_same_vm(yard: House) -> None:
@@ -205,7 +200,7 @@ async def test_a_restart_of_the_worker_ends_them_all(yard: House) -> None:
     vm = next(iter(yard.parked()))
     qemu = yard.process(vm)[1]
     await yard.reopen()
-    assert not Path(f"/proc/{qemu}").exists()
+    await eventually(lambda: not Path(f"/proc/{qemu}").exists(), "end of the VM")
     await yard.on_disk(machine)
     assert await yard.start(machine) == {"resumed": True}
     assert await yard.sh(machine, LOOK) == "2\n"
@@ -222,6 +217,9 @@ async def test_a_host_without_a_place_for_a_vm_costs_nobody_his_memory(
         raise NoCapacity("all network slots of this host are in use")
 
     with monkeypatch.context() as patch:
+        patch.setattr(
+            local, "ANSWER_AFTER_S", DEADLINE_S
+        )  # how long a start is waited for to hear why it failed
         patch.setattr(VmMaker, "reserve", full)
         with pytest.raises(NoCapacity):
             await house.start(machine)

@@ -12,7 +12,7 @@ from midge.drivers.qemu.launch import QMP_SOCKET
 from midge.drivers.qemu.qmp import Qmp
 from tests.integration.qemu.house import House
 
-pytestmark = [pytest.mark.anyio, pytest.mark.slow, pytest.mark.vm, pytest.mark.root]
+pytestmark = [pytest.mark.anyio, pytest.mark.slow, pytest.mark.vm, pytest.mark.root, pytest.mark.timeout(600)]
 
 # Two receive queues of virtio-serial, with a page for each of their 1024 entries, but for the few in use.
 BLANKED_MIN_BYTES = 2 * 1000 * 4096

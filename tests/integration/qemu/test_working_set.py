@@ -15,7 +15,7 @@ from midge.drivers.qemu import working_set
 from tests.contract.drivers.kit import eventually
 from tests.integration.qemu.house import House
 
-pytestmark = [pytest.mark.anyio, pytest.mark.slow, pytest.mark.vm, pytest.mark.root, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.anyio, pytest.mark.slow, pytest.mark.vm, pytest.mark.root, pytest.mark.timeout(600)]
 
 MIB = 1024 * 1024
 UNUSED = (20_000, 30_000)  # first page and number, in the middle of 65,536

@@ -19,10 +19,11 @@ from midge.errors import DriverError
 from midge.guest import protocol as p
 from midge.guest.protocol import FrameType
 from tests import signals
+from tests.contract.drivers.kit import eventually
 
 from .conftest import CHANNEL_FD, DEADLINE_S, Machine
 
-pytestmark = [pytest.mark.anyio, pytest.mark.slow]
+pytestmark = [pytest.mark.anyio, pytest.mark.slow, pytest.mark.timeout(300)]
 
 
 def _launcher(machine: Machine, script: str) -> tuple[str, ...]:
@@ -31,6 +32,12 @@ def _launcher(machine: Machine, script: str) -> tuple[str, ...]:
     for name, value in words.items():
         script = script.replace(name, shlex.join(value))
     return ("/bin/sh", "-c", script)
+
+
+def _child_pid(machine: Machine) -> int:
+    record = machine.state().record
+    assert record is not None
+    return record.child_pid
 
 
 def _pid_file(machine: Machine) -> Path:
@@ -43,10 +50,9 @@ async def test_main_process_of_a_launcher_is_adopted(machine: Machine) -> None:
     async with await machine.attach() as channel:
         await guest.send(FrameType.EXIT, b'{"exit_code":0}')
         await channel.wait_exit()
-        main_pid = int(_pid_file(machine).read_text())
-        record = machine.state().record
-        assert record is not None
-        assert record.child_pid == main_pid
+        # The program may be there before the shell has written its number and has ended.
+        await eventually(lambda: _child_pid(machine) > 0, "adoption")
+        assert _child_pid(machine) == int(_pid_file(machine).read_text())
         guest.finish(9)
         assert (await asyncio.wait_for(channel.wait_ended(), DEADLINE_S)).exit_code == 9
     await machine.ended(shim)
@@ -61,7 +67,7 @@ async def test_launcher_that_fails_is_reported_with_its_last_words(machine: Mach
 
 
 async def test_main_process_that_ends_before_its_launcher_keeps_its_code(machine: Machine) -> None:
-    script = "(exit 6) & echo $! > PIDFILE; PROGRAM"
+    script = "(exit 6) & echo $! > PIDFILE; wait; PROGRAM"
     shim, guest = await machine.start(program=_launcher(machine, script), pid_file=_pid_file(machine))
     guest.finish(0)
     # The shell has reaped its child itself, so there is nothing left to adopt.
@@ -211,6 +217,18 @@ async def test_vsock_is_tried_until_the_guest_listens_and_again_after_a_resume(m
     async def next_connection() -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         return await asyncio.wait_for(asked.get(), DEADLINE_S)
 
+    async def answered(said: bytes, heard: bytes) -> asyncio.StreamWriter:
+        """A connection on which the guest says something and hears something; one the shim still waits for."""
+        while True:
+            reader, writer = await next_connection()
+            try:
+                writer.write(b"OK 1073741824\n" + said)
+                assert await asyncio.wait_for(reader.readexactly(len(heard)), DEADLINE_S) == heard
+            except (ConnectionError, asyncio.IncompleteReadError):
+                writer.close()
+                continue
+            return writer
+
     await machine.launch(program=("/bin/sleep", "1000"), channel=VsockChannel(path, 52))
     async with await machine.attach() as channel:
         assert channel.shim.channel == "closed"
@@ -219,13 +237,10 @@ async def test_vsock_is_tried_until_the_guest_listens_and_again_after_a_resume(m
         for _ in range(3):
             _, refused = await next_connection()
             refused.close()
-        reader, writer = await next_connection()
-        writer.write(b"OK 1073741824\n" + p.encode_frame(FrameType.OUTPUT, 0, b"hello\n"))
-        signal_frame = p.encode_frame(FrameType.SIGNAL, 0, b'{"signal":1}')
-        assert await reader.readexactly(len(signal_frame)) == signal_frame
-        writer.close()
-        reader, writer = await next_connection()
-        writer.write(b"OK 1073741824\n" + p.encode_message(FrameType.EXIT, 0, b'{"exit_code":0}'))
+        hello = p.encode_frame(FrameType.OUTPUT, 0, b"hello\n")
+        (await answered(hello, p.encode_frame(FrameType.SIGNAL, 0, b'{"signal":1}'))).close()
+        exit_ = p.encode_message(FrameType.EXIT, 0, b'{"exit_code":0}')
+        await answered(exit_, p.encode_frame(FrameType.EXIT_ACK))
         assert (await asyncio.wait_for(channel.wait_exit(), DEADLINE_S)).exit_code == 0
         await channel.kill()
         await asyncio.wait_for(channel.wait_ended(), DEADLINE_S)

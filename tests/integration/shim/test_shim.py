@@ -23,7 +23,7 @@ from midge.testing.fake_init import FakeInit
 
 from .conftest import DEADLINE_S, GuestEnd, Machine
 
-pytestmark = [pytest.mark.anyio, pytest.mark.slow]
+pytestmark = [pytest.mark.anyio, pytest.mark.slow, pytest.mark.timeout(300)]
 
 
 async def _until_exit_ack(guest: GuestEnd) -> None:

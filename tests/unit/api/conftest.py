@@ -55,7 +55,7 @@ async def app(client: CheckedClient) -> str:
 async def machine(client: CheckedClient, app: str) -> dict[str, Any]:
     """A started machine."""
     created = (await client.post(app, json={**IMAGE, "name": "one"})).json()
-    waited = await client.get(f"{app}/{created['id']}/wait?state=started&timeout=5")
+    waited = await client.get(f"{app}/{created['id']}/wait?state=started&timeout=60")
     assert waited.status_code == 200, waited.text
     found: dict[str, Any] = (await client.get(f"{app}/{created['id']}")).json()
     return found

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.anyio
 
 
 async def wait(client: CheckedClient, url: str, state: str) -> dict[str, Any]:
-    answer = await client.get(f"{url}/wait?state={state}&timeout=5")
+    answer = await client.get(f"{url}/wait?state={state}&timeout=60")
     assert answer.status_code == 200, answer.text
     found: dict[str, Any] = answer.json()
     return found

@@ -11,6 +11,7 @@ import pytest
 from midge.api.logs import since
 from midge.errors import InvalidInput
 from midge.testing.fake_host import FakeHost
+from tests.deadlines import PATIENCE_S
 
 from .client import CheckedClient
 
@@ -98,7 +99,7 @@ async def test_refusals(client: CheckedClient, url: str, query: str) -> None:
 async def test_following_ends_with_the_machine(
     client: CheckedClient, url: str, printed: str, host: FakeHost
 ) -> None:
-    async with asyncio.timeout(5), asyncio.TaskGroup() as group:
+    async with asyncio.timeout(PATIENCE_S), asyncio.TaskGroup() as group:
         following = group.create_task(lines(client, f"{url}/logs?follow=true&stream=stdout"))
         await asyncio.sleep(0)
         host.print(printed, b"four")
@@ -111,7 +112,7 @@ async def test_following_ends_with_the_machine(
 async def test_following_waits_for_the_first_line(
     client: CheckedClient, url: str, machine: dict[str, Any], host: FakeHost
 ) -> None:
-    async with asyncio.timeout(5), asyncio.TaskGroup() as group:
+    async with asyncio.timeout(PATIENCE_S), asyncio.TaskGroup() as group:
         following = group.create_task(lines(client, f"{url}/logs?follow=true"))
         await asyncio.sleep(0)
         host.print(machine["id"], b"first")

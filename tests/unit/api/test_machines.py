@@ -49,7 +49,7 @@ async def test_a_created_machine_starts(client: CheckedClient, machine: dict[str
 
 async def test_skip_launch_leaves_it_created(client: CheckedClient, app: str) -> None:
     machine = (await client.post(app, json={**IMAGE, "skip_launch": True})).json()
-    settled = await client.get(f"{app}/{machine['id']}/wait?state=settled&timeout=1")
+    settled = await client.get(f"{app}/{machine['id']}/wait?state=settled&timeout=60")
     assert settled.json()["state"] == "created"
 
 
@@ -78,7 +78,7 @@ async def test_a_name_in_use_answers_409(client: CheckedClient, app: str, machin
 
 async def test_the_name_of_a_destroyed_machine_is_free(client: CheckedClient, app: str, url: str) -> None:
     assert (await client.delete(f"{url}?force=true")).json() == {"ok": True}
-    assert (await client.get(f"{url}/wait?state=destroyed&timeout=1")).status_code == 200
+    assert (await client.get(f"{url}/wait?state=destroyed&timeout=60")).status_code == 200
     assert (await client.post(app, json={**IMAGE, "name": "one"})).status_code == 200
 
 
@@ -153,7 +153,7 @@ async def test_destroyed_machines_are_listed_only_on_request(
     client: CheckedClient, app: str, url: str
 ) -> None:
     await client.delete(f"{url}?kill=true")
-    await client.get(f"{url}/wait?state=destroyed&timeout=1")
+    await client.get(f"{url}/wait?state=destroyed&timeout=60")
     assert (await client.get(app)).json() == []
     assert [one["state"] for one in (await client.get(f"{app}?include_deleted=true")).json()] == ["destroyed"]
     assert (await client.get(url)).json()["state"] == "destroyed"
@@ -202,7 +202,7 @@ async def test_update_mints_a_version(client: CheckedClient, url: str, machine: 
     updated = answer.json()
     assert updated["state"] == "replacing"
     assert updated["instance_id"] != machine["instance_id"]
-    waited = await client.get(f"{url}/wait?state=started&version={updated['version']}&timeout=5")
+    waited = await client.get(f"{url}/wait?state=started&version={updated['version']}&timeout=60")
     assert waited.json()["ok"] is True
     versions = (await client.get(f"{url}/versions")).json()
     assert [one["version"] for one in versions] == [updated["version"], machine["version"]]
@@ -228,9 +228,9 @@ async def test_update_cannot_rename_or_move(client: CheckedClient, url: str, fie
 
 async def test_a_stopped_machine_stays_stopped_after_an_update(client: CheckedClient, url: str) -> None:
     await client.post(f"{url}/stop")
-    await client.get(f"{url}/wait?state=stopped&timeout=1")
+    await client.get(f"{url}/wait?state=stopped&timeout=60")
     await client.post(url, json=IMAGE)
-    assert (await client.get(f"{url}/wait?state=settled&timeout=1")).json()["state"] == "stopped"
+    assert (await client.get(f"{url}/wait?state=settled&timeout=60")).json()["state"] == "stopped"
 
 
 async def test_destroying_a_running_machine_needs_force(client: CheckedClient, url: str) -> None:

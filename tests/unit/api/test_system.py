@@ -63,9 +63,9 @@ async def test_every_start_is_counted_once(client: CheckedClient, url: str) -> N
     await client.get("/metrics")
     for _ in range(2):
         await client.post(f"{url}/stop")
-        await client.get(f"{url}/wait?state=stopped&timeout=1")
+        await client.get(f"{url}/wait?state=stopped&timeout=60")
         await client.post(f"{url}/start")
-        await client.get(f"{url}/wait?state=started&timeout=1")
+        await client.get(f"{url}/wait?state=started&timeout=60")
     text = (await client.get("/metrics")).text
     assert 'midge_start_phase_seconds_count{driver="fake",path="restore",phase="exec"} 3.0' in text
 

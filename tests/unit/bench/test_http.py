@@ -9,6 +9,7 @@ import pytest
 from midge.bench.api import over
 from midge.bench.errors import BenchError
 from midge.bench.http import Connection, Server, open_connection
+from tests.loopback import deaf_port
 
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}"
 
@@ -58,10 +59,8 @@ async def test_a_closed_connection_is_an_error() -> None:
 
 @pytest.mark.anyio
 async def test_nobody_listening_is_an_error() -> None:
-    async with answering() as server:
-        pass
-    with pytest.raises(BenchError, match="no server answers"):
-        await open_connection(server)
+    with deaf_port() as port, pytest.raises(BenchError, match="no server answers"):
+        await open_connection(Server(f"http://127.0.0.1:{port}", "secret"))
 
 
 @pytest.mark.anyio

@@ -17,6 +17,7 @@ from midge.ids import new_machine_id
 from midge.machine.config import MachineConfig
 from midge.testing.fake_host import FakeHost
 from midge.worker.host import CreateMachine
+from tests.deadlines import PATIENCE_S
 
 pytestmark = pytest.mark.anyio
 CONFIG = {"image": "debian"}
@@ -66,7 +67,7 @@ async def test_a_destroyed_machine_loses_its_record(central: Central, app: App) 
     machine_id = await create(host, "one")
     await central.machines.reserve(app, machine_id, "one", region="local", host="fake")
     await host.destroy(machine_id)
-    await host.wait(machine_id, states=("destroyed",), timeout_s=1)
+    await host.wait(machine_id, states=("destroyed",), timeout_s=PATIENCE_S)
     assert await reconcile(central, host) == (1, 0)
 
 

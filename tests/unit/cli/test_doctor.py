@@ -161,7 +161,7 @@ def test_a_build_of_the_trimmed_kernel_is_told(host: Make) -> None:
     base.mkdir(parents=True)
     (base / "base.json").write_text(json.dumps({"flavour": "debian", "version": "6.1"}))
     made.data_dir.mkdir(parents=True, exist_ok=True)
-    background.begin(made.data_dir, ["sh", "-c", "sleep 60"])
+    background.begin(made.data_dir, ["sh", "-c", "sleep 600"])
     try:
         found = programs.kernel_images(made)
         assert (found.state, "building" in found.message) == ("ok", True)

@@ -9,6 +9,7 @@ import structlog
 
 from midge.drivers import keepers
 from midge.drivers.keepers import Keepers
+from tests.deadlines import PATIENCE_S
 
 pytestmark = pytest.mark.anyio
 
@@ -29,7 +30,7 @@ async def test_a_keeper_that_fails_is_logged_and_begun_again(monkeypatch: pytest
     tasks = Keepers()
     with structlog.testing.capture_logs() as logs:
         tasks.begin("sweeper", run)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE_S):
             await again.wait()
     assert [(entry["keeper"], entry["error"]) for entry in logs] == [("sweeper", "a bug")]
     await tasks.aclose()

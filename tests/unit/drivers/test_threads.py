@@ -8,6 +8,7 @@ import threading
 import pytest
 
 from midge.drivers.threads import all_of, joined, joined_in_thread
+from tests.deadlines import PATIENCE_S
 
 pytestmark = pytest.mark.anyio
 
@@ -23,11 +24,11 @@ async def test_cancellation_waits_for_the_thread() -> None:
 
     def work() -> None:
         begun.set()
-        go.wait(5)
+        go.wait(PATIENCE_S)
         done.set()
 
     task = asyncio.create_task(joined_in_thread(work))
-    await asyncio.to_thread(begun.wait, 5)
+    await asyncio.to_thread(begun.wait, PATIENCE_S)
     for _ in range(2):
         task.cancel()
         await asyncio.sleep(0)

@@ -17,6 +17,7 @@ from midge.guest.errors import ChannelLost, GuestRefused, ProtocolError
 from midge.guest.files import GuestFile
 from midge.guest.protocol import FrameType
 from midge.testing.fake_guest import FakeGuest
+from tests.deadlines import PATIENCE_S
 
 pytestmark = pytest.mark.anyio
 
@@ -211,7 +212,7 @@ async def test_new_hello_ends_the_old_session(guest: FakeGuest, channel: GuestCh
         assert (await channel.hello()).state == "waiting"
         with pytest.raises(ChannelLost, match="opened anew"):
             await session.exit()
-    assert (await channel.run_exec(m.ExecRequest(argv=("echo", "a")), timeout_s=1)).stdout == b"a\n"
+    assert (await channel.run_exec(m.ExecRequest(argv=("echo", "a")), timeout_s=PATIENCE_S)).stdout == b"a\n"
 
 
 async def test_a_suspend_says_that_processes_are_to_stand_still(

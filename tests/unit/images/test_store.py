@@ -18,6 +18,7 @@ from midge.images.limits import DEFAULT_LIMITS, RESERVED_FREE_BYTES
 from midge.images.progress import ProgressEvent
 from midge.images.store import ImageStore
 from midge.testing.images import Layer, build_docker_archive, build_layout, directory, host_architecture
+from tests.deadlines import PATIENCE_S
 from tests.unit.images.fake_registry import REFERENCE, FakeRegistry
 
 pytestmark = [
@@ -50,7 +51,7 @@ async def store(tmp_path: Path, registry: FakeRegistry) -> AsyncIterator[ImageSt
 
 async def until(condition: Callable[[], bool]) -> None:
     """Lets the others run until something is true."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_S):
         for _ in iter(condition, True):
             await asyncio.sleep(0)
 

@@ -11,12 +11,13 @@ import msgspec
 import pytest
 
 from midge.kernel import background
+from tests.deadlines import PATIENCE_S
 
-DEADLINE_S = 10.0
+LONG = "sleep 600"  # it does not end by itself within any deadline here
 
 
 def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + DEADLINE_S
+    deadline = time.monotonic() + PATIENCE_S
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -40,21 +41,21 @@ def test_nothing_was_begun(data_dir: Path) -> None:
 
 
 def test_a_build_is_told_with_its_last_words_and_runs_at_rest(data_dir: Path) -> None:
-    log = background.begin(data_dir, script("mkdir $2; nice; echo compiling; sleep 60"))
+    log = background.begin(data_dir, script(f"mkdir $2; nice; echo compiling; {LONG}"))
     until(lambda: background.last_words(data_dir) == "compiling")
     assert background.state(data_dir) == "building"
     assert log.read_text().splitlines()[0] == "19"
 
 
 def test_a_second_one_is_not_begun(data_dir: Path) -> None:
-    background.begin(data_dir, script("sleep 60"))
+    background.begin(data_dir, script(LONG))
     first = (data_dir / background.RECORD).read_bytes()
-    background.begin(data_dir, script("sleep 60"))
+    background.begin(data_dir, script(LONG))
     assert (data_dir / background.RECORD).read_bytes() == first
 
 
 def test_the_end_takes_children_and_files_along(data_dir: Path) -> None:
-    background.begin(data_dir, script("mkdir $2; setsid sleep 61 & echo $!; wait"))
+    background.begin(data_dir, script(f"mkdir $2; setsid sh -c 'echo $$; exec {LONG}' & wait"))
     until(lambda: background.last_words(data_dir).isdigit())
     child = int(background.last_words(data_dir))
     assert background.end(data_dir) is True

@@ -7,6 +7,7 @@ import pytest
 from midge.errors import DeadlineExceeded, InvalidInput, NotFound, NotSupported, Unavailable
 from midge.kernel import debian
 from midge.kernel.commands import run
+from tests.deadlines import PATIENCE_S
 from tests.unit.kernel import fakes
 
 
@@ -54,13 +55,13 @@ async def test_a_source_that_is_not_there_is_named(tmp_path: Path) -> None:
 @pytest.mark.anyio
 async def test_a_missing_tool_is_named() -> None:
     with pytest.raises(NotSupported, match="no-such-tool is not installed"):
-        await run(["no-such-tool"], timeout_s=1)
+        await run(["no-such-tool"], timeout_s=PATIENCE_S)
 
 
 @pytest.mark.anyio
 async def test_a_failed_tool_is_quoted() -> None:
     with pytest.raises(Unavailable, match="failed with 3: it broke"):
-        await run(["sh", "-c", "echo it broke; exit 3"], timeout_s=5)
+        await run(["sh", "-c", "echo it broke; exit 3"], timeout_s=PATIENCE_S)
 
 
 @pytest.mark.anyio
@@ -72,5 +73,5 @@ async def test_a_tool_that_hangs_is_ended_with_its_children() -> None:
 @pytest.mark.anyio
 async def test_lines_are_passed_on_as_they_come() -> None:
     lines: list[str] = []
-    assert await run(["printf", "a\\nb\\n"], timeout_s=5, on_line=lines.append) == "a\nb"
+    assert await run(["printf", "a\\nb\\n"], timeout_s=PATIENCE_S, on_line=lines.append) == "a\nb"
     assert lines == ["a", "b"]

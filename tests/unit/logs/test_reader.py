@@ -11,8 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from midge.logs.files import READ_BYTES
+from midge.logs.inotify import FileWatch
 from midge.logs.reader import LogReader
 from midge.logs.record import LogRecord, format_record, join_pieces, parse_record
+from tests.deadlines import PATIENCE_S
 
 pytestmark = pytest.mark.anyio
 
@@ -51,12 +53,26 @@ def writer(tmp_path: Path) -> Writer:
     return Writer(tmp_path / "log")
 
 
+@pytest.fixture
+def at_rest(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
+    """Set whenever a reader that follows has found nothing more and waits."""
+    rests = asyncio.Event()
+    wait = FileWatch.wait
+
+    async def told(self: FileWatch) -> None:
+        rests.set()
+        await wait(self)
+
+    monkeypatch.setattr(FileWatch, "wait", told)
+    return rests
+
+
 def _numbers(records: list[LogRecord]) -> list[int]:
     return [record.time_ns - BASE_NS for record in records]
 
 
 async def _take(records: AsyncIterator[LogRecord], count: int) -> list[int]:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_S):
         return _numbers([await anext(records) for _ in range(count)])
 
 
@@ -124,22 +140,22 @@ async def test_tail_skips_half_a_record_and_garbage(writer: Writer) -> None:
     assert _numbers(await LogReader(writer.path).tail(9)) == [0, 1, 2]
 
 
-async def test_follow_from_now_on(writer: Writer) -> None:
+async def test_follow_from_now_on(writer: Writer, at_rest: asyncio.Event) -> None:
     writer.write(5)
     records = LogReader(writer.path).follow()
     first = asyncio.ensure_future(anext(records))
-    done, _ = await asyncio.wait([first], timeout=0.05)
-    assert not done
+    await at_rest.wait()
+    assert not first.done()
     writer.write(2)
     assert (await first).time_ns == BASE_NS + 5
     assert await _take(records, 1) == [6]
     await records.aclose()  # type: ignore[attr-defined]  # an async generator
 
 
-async def test_follow_waits_for_a_log_that_is_not_there_yet(tmp_path: Path) -> None:
+async def test_follow_waits_for_a_log_that_is_not_there_yet(tmp_path: Path, at_rest: asyncio.Event) -> None:
     records = LogReader(tmp_path / "log").follow()
     first = asyncio.ensure_future(anext(records))
-    await asyncio.wait([first], timeout=0.02)
+    await at_rest.wait()
     Writer(tmp_path / "log").write(1)
     assert (await first).time_ns == BASE_NS
 
@@ -193,7 +209,9 @@ async def test_a_reader_that_is_left_behind_goes_on_with_the_oldest(writer: Writ
     assert await _take(records, 4) == [3, 4, 5, 6]
 
 
-async def test_half_a_record_is_not_given_and_may_be_taken_back(writer: Writer) -> None:
+async def test_half_a_record_is_not_given_and_may_be_taken_back(
+    writer: Writer, at_rest: asyncio.Event
+) -> None:
     records = LogReader(writer.path).follow(since_ns=0)
     writer.write(1)
     assert await _take(records, 1) == [0]
@@ -201,7 +219,7 @@ async def test_half_a_record_is_not_given_and_may_be_taken_back(writer: Writer) 
     with writer.path.open("ab") as file:
         file.write(b"2026-11-21T10:00:00.0000")
     pending = asyncio.ensure_future(anext(records))
-    await asyncio.wait([pending], timeout=0.02)
+    await at_rest.wait()
     with writer.path.open("r+b") as file:
         file.truncate(size)
     writer.write(1)

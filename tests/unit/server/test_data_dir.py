@@ -17,6 +17,7 @@ from midge.server.discovery import ensure_root_token, write_server_file
 from midge.server.lock import DataDirLock
 from midge.server.notify import notify
 from midge.server.paths import LAYOUT_VERSION, LayoutTooNew, Paths
+from tests.deadlines import PATIENCE_S
 
 
 def mode(path: Path) -> int:
@@ -123,7 +124,7 @@ def test_systemd_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, abstra
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
         path = str(tmp_path / "notify")
         listener.bind("\0" + path if abstract else path)
-        listener.settimeout(5)
+        listener.settimeout(PATIENCE_S)
         monkeypatch.setenv("NOTIFY_SOCKET", "@" + path if abstract else path)
         notify("READY=1")
         assert listener.recv(100) == b"READY=1"

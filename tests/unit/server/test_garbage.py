@@ -10,6 +10,7 @@ import pytest
 
 from midge import garbage
 from midge.garbage import collect_by_the_clock, no_full_collections
+from tests.deadlines import PATIENCE_S
 
 
 class Node:
@@ -36,7 +37,7 @@ async def test_cycles_that_came_later_are_collected(monkeypatch: pytest.MonkeyPa
         weakref.finalize(node, gone.set)
         del node
         task = asyncio.create_task(collect_by_the_clock())
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE_S):
             await gone.wait()
         task.cancel()
         await asyncio.wait([task])

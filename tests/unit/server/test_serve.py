@@ -16,6 +16,7 @@ from midge.server.paths import Paths
 from midge.server.serve import serve
 from midge.server.settings import Settings
 from midge.testing.fake_host import FakeHost
+from tests.deadlines import PATIENCE_S
 
 pytestmark = pytest.mark.anyio
 
@@ -42,7 +43,7 @@ async def test_told_to_stop_while_it_starts_it_gives_back_what_it_took(
             steps.append("gave back")
 
     task = asyncio.create_task(serve(settings(tmp_path), open_host))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_S):
         assert await task == 0
     assert steps == ["took", "gave back"]
     assert not (tmp_path / "data" / "server.json").exists()
@@ -64,7 +65,7 @@ async def test_a_second_signal_does_not_break_off_the_giving_back(tmp_path: Path
             given_back = True
 
     task = asyncio.create_task(serve(settings(tmp_path), open_host))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_S):
         assert await task == 0
     assert given_back
 

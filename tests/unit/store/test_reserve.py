@@ -15,6 +15,7 @@ from midge.errors import OutOfSpace
 from midge.store import reserve as reserves
 from midge.store.reserve import RESERVE_BYTES, SPARE_BYTES, Reserve
 from midge.store.sqlite import Database
+from tests.deadlines import PATIENCE_S
 
 
 @pytest.fixture
@@ -85,7 +86,7 @@ async def test_a_database_makes_it_again_in_the_background(
         await database.write(full)
     assert not file.exists()
     free(monkeypatch, 1 << 40)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_S):
         while not file.exists():  # noqa: ASYNC110 (there is no event to wait for)
             await asyncio.sleep(0.001)
     await database.write(lambda connection: connection.execute("INSERT INTO t VALUES(1)").fetchall())

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from midge.drivers.base import Handle, Trace
+from midge.drivers.mock import MockDriver
+from midge.machine.spec import MachineSpec
 from midge.worker.host import ImageRefView
 from midge.worker.record import ImageProcess, Machine
+from tests.deadlines import PATIENCE_S
 
 IMAGE = ImageRefView(registry="docker.io", repository="library/debian", tag="12", digest="sha256:abc")
 
@@ -38,7 +43,33 @@ def machine(process: ImageProcess | None = None, **fields: Any) -> Machine:
     return Machine(**{**defaults, **columns})
 
 
-async def until(condition: Callable[[], object], timeout_s: float = 5.0) -> None:
+class Held(MockDriver):
+    """While `free` is not set, machines are neither prepared nor started: the test says how long it takes, no clock.
+
+    `held` is set once one waits.
+    """
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.free = asyncio.Event()
+        self.free.set()
+        self.held = asyncio.Event()
+
+    async def prepare(self, spec: MachineSpec) -> None:
+        await self._turn()
+        await super().prepare(spec)
+
+    async def start(self, spec: MachineSpec, trace: Trace) -> Handle:
+        await self._turn()
+        return await super().start(spec, trace)
+
+    async def _turn(self) -> None:
+        if not self.free.is_set():
+            self.held.set()
+            await self.free.wait()
+
+
+async def until(condition: Callable[[], object], timeout_s: float = PATIENCE_S) -> None:
     """Waits for something that tells nobody when it happens."""
     async with asyncio.timeout(timeout_s):
         while not condition():  # noqa: ASYNC110 (there is no event to wait for)

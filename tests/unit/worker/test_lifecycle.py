@@ -11,6 +11,7 @@ from midge.errors import Conflict, ImageNotFound, PreconditionFailed
 from midge.testing.worker import create_request, mock_order, running_worker, settled
 from midge.worker import table
 from midge.worker.worker import Worker
+from tests.unit.worker.records import Held
 
 pytestmark = pytest.mark.anyio
 
@@ -166,11 +167,14 @@ async def test_stop_during_start_ends_the_start(tmp_path: Path) -> None:
 
 
 async def test_two_starts_at_once_are_one(tmp_path: Path) -> None:
-    async with running_worker(tmp_path) as worker:
-        view = await worker.create(create_request(skip_launch=True, metadata=mock_order(start_ms=20)))
+    driver = Held(tmp_path / "mock")
+    async with running_worker(tmp_path, driver=driver) as worker:
+        view = await worker.create(create_request(skip_launch=True))
         await settled(worker, view.id, "created")
+        driver.free.clear()
         first = await worker.ask(view.id, "start", {})
         second = await worker.ask(view.id, "start", {})
+        driver.free.set()
         assert first.done is second.done
         assert second.previous == "starting"
         assert first.done is not None

@@ -15,6 +15,8 @@ from midge.testing.worker import create_request, mock_order, running_worker, set
 from midge.worker.host import MachineView, UpdateMachine
 from midge.worker.local import LocalHost
 from midge.worker.worker import Worker
+from tests.deadlines import PATIENCE_S
+from tests.unit.worker.records import Held
 
 pytestmark = pytest.mark.anyio
 
@@ -55,14 +57,17 @@ async def test_metadata_of_another_version_or_too_much_is_refused(tmp_path: Path
 
 
 async def test_metadata_set_while_an_operation_runs_stays(tmp_path: Path) -> None:
-    async with running_worker(tmp_path) as worker:
-        host, view = await make(worker, metadata=mock_order(start_ms=30))
+    driver = Held(tmp_path / "mock")
+    async with running_worker(tmp_path, driver=driver) as worker:
+        host, view = await make(worker)
+        driver.free.clear()
         accepted = await worker.ask(view.id, "start", {})
         await host.set_metadata(view.id, {"a": "1"})
         assert host.get(view.id).state == "starting"
+        driver.free.set()
         assert accepted.done is not None
         await accepted.done
-        assert (host.get(view.id).state, metadata(host, view.id)["a"]) == ("started", "1")
+        assert (host.get(view.id).state, metadata(host, view.id)) == ("started", {"a": "1"})
 
 
 async def test_a_lease_keeps_others_out_until_it_is_released(tmp_path: Path) -> None:
@@ -139,7 +144,7 @@ async def test_waiting_from_an_event_on_finds_what_has_passed_already(tmp_path: 
         begin = host.events(view.id, 1)[0].id
         await host.start(view.id)
         await (await worker.ask(view.id, "stop", {})).done  # type: ignore[misc]  # a stop has one
-        found = await host.wait(view.id, states={"started"}, timeout_s=1.0, from_event_id=begin)
+        found = await host.wait(view.id, states={"started"}, timeout_s=PATIENCE_S, from_event_id=begin)
         assert found.state == "started"
         assert found.event_id > begin
 
@@ -165,12 +170,12 @@ async def test_waiting_from_an_event_on_waits_for_that_version(tmp_path: Path) -
         config = msgspec.json.decode(raw, type=MachineConfig)
         new = await host.update(view.id, UpdateMachine(config=config, config_json=raw))
         found = await host.wait(
-            view.id, states={"started"}, timeout_s=5.0, from_event_id=begin, version=new.version
+            view.id, states={"started"}, timeout_s=PATIENCE_S, from_event_id=begin, version=new.version
         )
         assert (found.state, found.version) == ("started", new.version)
-        assert (await host.wait(view.id, states={"started"}, timeout_s=5.0, from_event_id=begin)).version == (
-            view.version
-        )
+        assert (
+            await host.wait(view.id, states={"started"}, timeout_s=PATIENCE_S, from_event_id=begin)
+        ).version == (view.version)
 
 
 async def test_waiting_from_an_exit_on_finds_the_stop_it_led_to(tmp_path: Path) -> None:
@@ -180,7 +185,7 @@ async def test_waiting_from_an_exit_on_finds_the_stop_it_led_to(tmp_path: Path) 
         await settled(worker, view.id, "stopped")
         left = host.events(view.id, 1)[0]
         assert left.type == "exit"
-        found = await host.wait(view.id, states={"stopped"}, timeout_s=1.0, from_event_id=left.id)
+        found = await host.wait(view.id, states={"stopped"}, timeout_s=PATIENCE_S, from_event_id=left.id)
         assert found.state == "stopped"
 
 

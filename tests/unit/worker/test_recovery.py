@@ -19,7 +19,7 @@ from midge.worker import owner as owners
 from midge.worker import table
 from midge.worker.recovery import missed_follow
 from midge.worker.worker import Worker
-from tests.unit.worker.records import machine, until
+from tests.unit.worker.records import Held, machine, until
 
 pytestmark = pytest.mark.anyio
 T = TypeVar("T")
@@ -234,13 +234,17 @@ async def test_a_full_disk_within_an_operation_fails_it_and_not_the_worker(tmp_p
 
 
 async def test_an_operation_goes_on_when_the_one_to_supersede_it_cannot_be_written(tmp_path: Path) -> None:
-    async with running_worker(tmp_path, database=FullDatabase) as worker:
-        machine_id, database = await created(worker, metadata=mock_order(start_ms=20))
+    driver = Held(tmp_path / "mock")
+    async with running_worker(tmp_path, driver=driver, database=FullDatabase) as worker:
+        machine_id, database = await created(worker)
+        driver.free.clear()
         start = await worker.ask(machine_id, "start", {})
         assert start.done is not None
+        await driver.held.wait()  # what it writes before is written
         database.full = 1
         with pytest.raises(OutOfSpace):
             await worker.ask(machine_id, "stop", {})
+        driver.free.set()
         await start.done
         assert worker.parts.catalog.get(machine_id).state == "started"
 

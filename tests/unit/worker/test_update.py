@@ -16,7 +16,8 @@ from midge.worker import table
 from midge.worker.host import MachineView, UpdateMachine
 from midge.worker.local import LocalHost
 from midge.worker.worker import Worker
-from tests.unit.worker.records import until
+from tests.deadlines import PATIENCE_S
+from tests.unit.worker.records import Held, until
 
 pytestmark = pytest.mark.anyio
 
@@ -94,12 +95,15 @@ async def test_an_image_that_cannot_be_had_leaves_the_old_version_running(tmp_pa
 
 
 async def test_metadata_set_during_an_update_that_is_taken_back_stays(tmp_path: Path) -> None:
-    async with running_worker(tmp_path) as worker:
+    driver = Held(tmp_path / "mock")
+    async with running_worker(tmp_path, driver=driver) as worker:
         host = LocalHost(worker)
         old = await make(worker, metadata={"kept": "1", "gone": "1", "both": "old"})
-        metadata = {**mock_order(prepare_ms=50, fail_prepare=9, fail_final=True), "gone": "1", "both": "new"}
+        metadata = {**mock_order(fail_prepare=9, fail_final=True), "gone": "1", "both": "new"}
+        driver.free.clear()
         await worker.update(old.id, request(metadata=metadata))
         await host.set_metadata(old.id, {"set": "1", "gone": ""})
+        driver.free.set()
         assert await settled(worker, old.id) == "started"
         machine = worker.parts.catalog.get(old.id)
         wanted = {"kept": "1", "both": "old", "set": "1"}
@@ -139,11 +143,14 @@ async def test_a_new_version_that_does_not_start_is_failed(tmp_path: Path) -> No
 
 
 async def test_one_update_at_a_time(tmp_path: Path) -> None:
-    async with running_worker(tmp_path) as worker:
+    driver = Held(tmp_path / "mock")
+    async with running_worker(tmp_path, driver=driver) as worker:
         old = await make(worker)
-        await worker.update(old.id, request(metadata=mock_order(prepare_ms=50)))
+        driver.free.clear()
+        await worker.update(old.id, request())
         with pytest.raises(Conflict, match="failed due to concurrent update"):
             await worker.update(old.id, request())
+        driver.free.set()
         await settled(worker, old.id, "started")
 
 
@@ -157,21 +164,32 @@ async def test_an_update_of_another_version_is_refused(tmp_path: Path) -> None:
 
 
 async def test_the_version_is_looked_at_again_when_its_turn_comes(tmp_path: Path) -> None:
-    async with running_worker(tmp_path) as worker:
-        old = await worker.create(create_request(metadata=mock_order(start_ms=20)))
-        await settled(worker, old.id, "starting")
-        updates = [worker.update(old.id, request(current_version=old.version)) for _ in range(2)]
+    driver = Held(tmp_path / "mock")
+    async with running_worker(tmp_path, driver=driver) as worker:
+        old = await make(worker, "created")
+        driver.free.clear()
+        await worker.ask(old.id, "start", {})
+        updates = [
+            asyncio.ensure_future(worker.update(old.id, request(current_version=old.version)))
+            for _ in range(2)
+        ]
+        await asyncio.sleep(0)
+        assert worker.parts.catalog.get(old.id).state == "starting", "so both wait for their turn"
+        driver.free.set()
         found = await asyncio.gather(*updates, return_exceptions=True)
         assert [isinstance(one, Conflict) for one in found] == [False, True]
         await settled(worker, old.id, "started")
 
 
 async def test_a_start_waits_for_nothing_while_a_version_is_exchanged(tmp_path: Path) -> None:
-    async with running_worker(tmp_path) as worker:
+    driver = Held(tmp_path / "mock")
+    async with running_worker(tmp_path, driver=driver) as worker:
         old = await make(worker)
-        await worker.update(old.id, request(metadata=mock_order(prepare_ms=20)))
+        driver.free.clear()
+        await worker.update(old.id, request())
         with pytest.raises(Exception, match="machine getting replaced, refusing to start"):
             await worker.ask(old.id, "start", {})
+        driver.free.set()
         await settled(worker, old.id, "started")
 
 
@@ -182,7 +200,7 @@ async def test_a_follow_up_that_is_refused_is_an_event(tmp_path: Path) -> None:
         await make(worker, guest={"memory_mb": 512})
         second = await worker.create(create_request(guest={"memory_mb": 512}))
         await settled(worker, second.id, "created")
-        result = await worker.parts.catalog.wait(second.id, ["created"], "", 1.0)
+        result = await worker.parts.catalog.wait(second.id, ["created"], "", PATIENCE_S)
         await until(lambda: table.read_events(worker.parts.database, second.id, 1)[0].type == "start")
         newest = table.read_events(worker.parts.database, second.id, 1)[0]
         assert result.state == "created"

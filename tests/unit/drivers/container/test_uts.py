@@ -10,6 +10,7 @@ import pytest
 from midge.cgroup import Cgroup
 from midge.drivers.container import uts
 from midge.errors import DriverError
+from tests.unit.images.jail import open_handles
 
 
 def group(folder: Path, *pids: int) -> Cgroup:
@@ -24,7 +25,7 @@ def test_a_process_that_ended_is_told(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("inside", [True, False], ids=["in the host's namespace", "in no group"])
 def test_others_are_refused(tmp_path: Path, inside: bool) -> None:
-    before = len(list(Path("/proc/self/fd").iterdir()))
+    before = open_handles()
     with pytest.raises(DriverError, match="is not the init of container s1"):
         uts.open_namespace(os.getpid(), group(tmp_path, *([os.getpid()] if inside else [])))
-    assert len(list(Path("/proc/self/fd").iterdir())) == before
+    assert open_handles() == before

@@ -21,6 +21,7 @@ from midge.drivers.firecracker.suspend import differences, disk_identity
 from midge.drivers.firecracker.version import Programs, Version, parse_version, unsupported
 from midge.errors import NotSupported, SnapshotUnusable
 from midge.machine.spec import Shape
+from tests.deadlines import PATIENCE_S
 from tests.unit.drivers.firecracker.parts import make_kernel, make_recipe, make_settings
 
 PROGRAMS = Programs(Path("/bin/firecracker"), Path("/bin/jailer"), Version((1, 12, 1), "1.12.1"))
@@ -210,7 +211,7 @@ def test_written_disk_is_another_disk(tmp_path: Path) -> None:
 async def test_name_that_is_there_has_appeared(tmp_path: Path) -> None:
     (tmp_path / "x").touch()
     with Appearance(tmp_path / "x") as appearance:
-        await asyncio.wait_for(appearance.wait(), 5)
+        await asyncio.wait_for(appearance.wait(), PATIENCE_S)
 
 
 @pytest.mark.anyio
@@ -221,7 +222,7 @@ async def test_name_that_comes_later_appears_then(tmp_path: Path) -> None:
         await asyncio.sleep(0)
         assert not waiting.done()
         (tmp_path / "x").touch()
-        await asyncio.wait_for(waiting, 5)
+        await asyncio.wait_for(waiting, PATIENCE_S)
 
 
 def test_watching_where_there_is_no_directory_fails_at_once(tmp_path: Path) -> None:

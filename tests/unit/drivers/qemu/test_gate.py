@@ -8,6 +8,7 @@ import pytest
 
 from midge.drivers.qemu.gate import RestoreGate
 from midge.worker.trace import KNOWN, PhaseTrace
+from tests.deadlines import PATIENCE_S
 
 pytestmark = pytest.mark.anyio
 
@@ -79,5 +80,5 @@ async def test_a_start_that_fails_gives_its_turn_back() -> None:
     gate = RestoreGate(1)
     for _ in range(3):
         with pytest.raises(OSError, match="no space"):
-            async with asyncio.timeout(5), gate.turn(PhaseTrace()):
+            async with asyncio.timeout(PATIENCE_S), gate.turn(PhaseTrace()):
                 raise OSError("no space")

@@ -15,6 +15,7 @@ from midge.drivers.pool_settings import ParkedSettings
 from midge.drivers.qemu import parked
 from midge.drivers.qemu.parked import ParkedVm, ParkedVms, cost_mb, has_room, surplus
 from midge.errors import DriverError
+from tests.deadlines import PATIENCE_S
 
 PLENTY = 0.5
 SETTINGS = ParkedSettings(vms_max=2, memory_mb=300, age_s=60.0)
@@ -186,7 +187,7 @@ async def test_who_waits_does_not_wait_for_ever_for_one_that_cannot_be_ended() -
     yard = Yard()
     yard.broken = True
     yard.park("a")
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_S):
         await yard.vms.vmm_gone("a")
         await yard.vms.gone("a")
     assert yard.removed == []
@@ -199,7 +200,7 @@ async def test_age_and_memory_are_looked_at_by_the_keeper(monkeypatch: pytest.Mo
         keeper = asyncio.create_task(yard.vms.run())
         yard.park("a")
         yard.ratio = ratio
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE_S):
             while yard.removed != ["a"]:  # noqa: ASYNC110 (the keeper makes no sound)
                 await asyncio.sleep(0.005)
         keeper.cancel()

@@ -14,6 +14,7 @@ import msgspec
 import pytest
 
 from midge.drivers.qemu.qmp import Qmp, QmpError, migration_is
+from tests.deadlines import PATIENCE_S
 
 pytestmark = pytest.mark.anyio
 
@@ -31,7 +32,7 @@ class Monitor:
         while b"\n" not in self._buffer:
             readable = asyncio.Event()
             loop.add_reader(self._connection, readable.set)
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(PATIENCE_S):
                 await readable.wait()
             loop.remove_reader(self._connection)
             data, fds, _, _ = socket.recv_fds(self._connection, 65_536, 4)

@@ -16,6 +16,7 @@ from midge.drivers.qemu.snapshot_disk import keep_taking, take
 from midge.drivers.qemu.snapshot_files import FileIdentity, Kept, Moved, Sealed, What
 from midge.drivers.qemu.vm import SUSPENDED_PREFIX
 from midge.errors import SnapshotUnusable
+from tests.deadlines import PATIENCE_S
 
 pytestmark = pytest.mark.anyio
 WHAT = What(template="t1", image="sha256:a", start_id="S1")
@@ -145,7 +146,7 @@ async def test_what_is_left_of_a_used_snapshot_goes_at_once_by_name_and_then_fro
     assert not host.folder.parent.exists()
     host.memory.unlink()
     keeper = asyncio.create_task(keep_taking(host.snapshots))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_S):
         while list(host.settings.machines.iterdir()):  # noqa: ASYNC110 (files make no sound)
             await asyncio.sleep(0.01)
     keeper.cancel()
