@@ -21,10 +21,10 @@ qemu -M microvm,acpi=on,pit=off,pic=off,rtc=on,pcie=off,usb=off,memory-backend=r
 -device virtserialport,bus=serial.0,nr=1,chardev=control,name=midge.control
 -blockdev driver=file,node-name=lower-file,filename=/proc/self/fd/6,read-only=on,locking=off,discard=unmap
 -blockdev driver=raw,node-name=lower,file=lower-file,read-only=on,discard=unmap
--device virtio-blk-device,drive=lower,id=disk-lower
+-device virtio-blk-device,drive=lower,id=disk-lower,werror=report,rerror=report
 -blockdev driver=file,node-name=upper-file,filename=/proc/self/fd/7,read-only=off,locking=off,discard=unmap,cache.no-flush=on
 -blockdev driver=raw,node-name=upper,file=upper-file,read-only=off,discard=unmap,cache.no-flush=on
--device virtio-blk-device,drive=upper,id=disk-upper
+-device virtio-blk-device,drive=upper,id=disk-upper,werror=report,rerror=report
 -netdev tap,id=net,fd=8,vhost=off -device virtio-net-device,netdev=net,mac=02:00:00:00:00:01,guest_announce=off
 -sandbox on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny
 -incoming defer
