@@ -11,6 +11,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from midge.api.call import Call
 from midge.api.route import Routes
+from midge.api.single import single
 from midge.api.targets import host_and_id
 from midge.drivers.base import ExecExit, ExecRequest, ExecSession
 from midge.errors import (
@@ -91,7 +92,7 @@ async def exec_command(call: Call[None, ExecBody]) -> ExecResult:
     try:
         async with asyncio.timeout(timeout_s + TIMEOUT_GRACE_S):
             async with host.exec(machine_id, request) as session:
-                ended = await _drive(session, body.stdin, stdout, stderr)
+                ended = await single(_drive(session, body.stdin, stdout, stderr))
     except TimeoutError as error:
         raise _too_long(timeout_s) from error
     if ended.timed_out:

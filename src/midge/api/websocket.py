@@ -6,7 +6,7 @@ that a client reads the reason and not just "403".
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -21,6 +21,7 @@ from midge.api.errors import body_of, internal_error
 from midge.api.principal import NOBODY
 from midge.api.route import Route
 from midge.api.services import Services
+from midge.api.single import single
 from midge.errors import InvalidInput, MidgeError, NotFound
 
 ACCEPTED = 101
@@ -125,7 +126,7 @@ async def serve_websocket(
 
 async def _run(handler: Any, socket: WebSocket, request_id: str) -> int:
     try:
-        await _single(handler(socket))
+        await single(handler(socket))
     except Disconnected:
         return ACCEPTED
     except MidgeError as error:
@@ -137,17 +138,6 @@ async def _run(handler: Any, socket: WebSocket, request_id: str) -> int:
         return 500
     await socket.close()
     return ACCEPTED
-
-
-async def _single(work: Awaitable[None]) -> None:
-    """Awaits `work`; of a group of exceptions, as a TaskGroup raises it, the first one counts."""
-    try:
-        await work
-    except BaseExceptionGroup as group:
-        first: BaseException = group
-        while isinstance(first, BaseExceptionGroup):
-            first = first.exceptions[0]
-        raise first from group
 
 
 async def _report(socket: WebSocket, error: MidgeError) -> None:

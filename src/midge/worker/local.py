@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Collection, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Collection, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from typing import Any
 
 import msgspec
 
 from midge.drivers.base import ExecRequest, ExecSession, Handle
 from midge.errors import NotSupported, PreconditionFailed
+from midge.guest.errors import ChannelLost
 from midge.lifecycle.admission import live_lease
 from midge.logs.reader import LogReader
 from midge.worker import record_changes, table
@@ -194,7 +195,7 @@ class LocalHost:
 
     def _running(self, machine_id: str, what: str) -> Handle:
         machine = self._parts.catalog.get(machine_id)
-        if machine.handle is None or machine.state not in ("started", "stopping", "suspending"):
+        if machine.handle is None or machine.state not in ("started", "stopping"):
             raise PreconditionFailed(
                 f"failed_precondition: unable to {what}, machine is not running (state: {machine.state})",
                 hint="start the machine first",
@@ -209,13 +210,38 @@ class LocalHost:
         handle = self._running(machine_id, "exec")
         if not self._parts.driver.capabilities.exec:
             raise NotSupported(f"the {self._parts.driver.name} driver runs no commands")
-        return self._parts.driver.exec(handle, request)
+        return self._exec(machine_id, handle, request)
+
+    @asynccontextmanager
+    async def _exec(
+        self, machine_id: str, handle: Handle, request: ExecRequest
+    ) -> AsyncIterator[ExecSession]:
+        with self._while_running(machine_id, "exec"):
+            async with self._parts.driver.exec(handle, request) as session:
+                yield session
 
     async def ps(self, machine_id: str) -> Sequence[dict[str, Any]]:
-        return await self._parts.driver.ps(self._running(machine_id, "list processes"))
+        handle = self._running(machine_id, "list processes")
+        with self._while_running(machine_id, "list processes"):
+            return await self._parts.driver.ps(handle)
 
     async def stats(self, machine_id: str) -> dict[str, Any]:
-        return await self._parts.driver.stats(self._running(machine_id, "read statistics"))
+        handle = self._running(machine_id, "read statistics")
+        with self._while_running(machine_id, "read statistics"):
+            return await self._parts.driver.stats(handle)
+
+    @contextmanager
+    def _while_running(self, machine_id: str, what: str) -> Iterator[None]:
+        """A guest that stops talking was suspended or has ended: the caller wants to know the machine's state."""
+        try:
+            yield
+        except ChannelLost as error:
+            state = self._parts.catalog.get(machine_id).state
+            raise PreconditionFailed(
+                f"failed_precondition: unable to {what}, machine has stopped running meanwhile (state: {state})",
+                hint="start the machine, and ask again",
+                state=state,
+            ) from error
 
     def logs(self, machine_id: str) -> LogReader:
         self._parts.catalog.get(machine_id)
