@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
+from midge.net.resolver import host_nameservers
 from tests.e2e.serve import GUEST_TIMEOUT_S, App, Machine, Serve, until
 from tests.integration.cli.conftest import Midge
 from tests.integration.cli.terminal import terminal
@@ -100,6 +102,27 @@ def test_a_stop_asks_first_and_kills_after_its_timeout(app: App) -> None:
     (end,) = [event["request"]["exit_event"] for event in machine.events() if event["type"] == "exit"]
     assert end["requested_stop"] is True
     assert end["exit_code"] == 137
+
+
+def test_a_command_that_a_suspend_ends_is_answered_with_the_state(web: Machine) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        sleeping = {"command": ["sh", "-c", "echo > /dev/shm/begun; sleep 600"], "timeout": 60}
+        running = pool.submit(web.call, "POST", "/exec", sleeping, expect=412)
+        until(lambda: web.exec("test", "-e", "/dev/shm/begun")["exit_code"] == 0, GUEST_TIMEOUT_S)
+        web.call("POST", "/suspend")
+        answer = running.result(GUEST_TIMEOUT_S)
+    assert answer["code"] == "failed_precondition"
+    assert "suspend" in answer["error"]
+    web.wait("suspended")
+    assert "suspended" in web.call("POST", "/exec", {"command": ["true"]}, expect=412)["error"]
+
+
+def test_a_machine_asks_its_hosts_nameservers(web: Machine) -> None:
+    nameservers = host_nameservers()
+    if not nameservers:
+        pytest.skip("this host has no nameserver that its machines could reach")
+    lines = web.exec("cat", "/etc/resolv.conf")["stdout"].splitlines()
+    assert lines == [f"nameserver {address}" for address in nameservers]
 
 
 def test_exec_returns_output_code_and_passes_stdin(web: Machine) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from midge.drivers.pool_settings import ParkedSettings, PoolSettings
 from midge.kernel.store import default_root
+from midge.net import resolver
 from midge.net.naming import instance_tag
 from midge.server.assembly import OpenHost
 from midge.server.paths import Paths
@@ -41,6 +42,7 @@ def host_settings(settings: Settings, paths: Paths) -> HostSettings:
         acceleration=settings.acceleration,
         rootfs_mb=settings.rootfs_mb,
         subnet=settings.subnet,
+        nameservers=resolver.named(settings.nameservers),
         memory_total_mb=settings.memory_total_mb or None,
         memory_overcommit=settings.memory_overcommit,
         warm=PoolSettings(slots_max=settings.warm_slots, memory_mb=settings.warm_memory_mb),

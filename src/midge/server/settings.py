@@ -18,6 +18,7 @@ import msgspec
 from msgspec import Meta
 
 from midge.errors import InvalidInput
+from midge.net import resolver
 
 SYSTEM_DATA_DIR = "/var/lib/midge"
 LOCAL_DATA_DIR = ".midge"
@@ -62,6 +63,12 @@ class Settings(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=
             description="Private IPv4 network of the machines. auto: one the host does not use, kept from then on."
         ),
     ] = "auto"
+    nameservers: Annotated[
+        str,
+        Meta(
+            description="Whom machines ask for names: host (its own, read at each start), none, or IPv4 addresses."
+        ),
+    ] = "host"
     runtime: Annotated[
         str, Meta(description="OCI runtime of the container driver: runc, crun, runsc or a path.")
     ] = "runc"
@@ -218,6 +225,7 @@ def check(settings: Settings) -> None:
             raise InvalidInput(f"{name}: {path} cannot be read")
     if settings.subnet != "auto":
         _check_subnet(settings.subnet)
+    resolver.named(settings.nameservers)
     if not is_loopback(host) and not settings.tls_cert and not settings.allow_plaintext_listen:
         raise InvalidInput(
             f"listen: {settings.listen} can be reached from other hosts, and tokens would cross the network readably",

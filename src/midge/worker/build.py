@@ -22,6 +22,7 @@ from midge.images.store import ImageStore, RegistryConfig
 from midge.net.config import NetConfig
 from midge.net.naming import instance_tag
 from midge.net.pool import NetPool
+from midge.net.resolver import Nameservers, nobody
 from midge.net.slot import SlotKind
 from midge.operations.engine import Engine
 from midge.store.sqlite import Database
@@ -79,7 +80,7 @@ class HostSettings:
     rootfs_mb: int = 8192
     memory_overcommit: float = 1.5
     destroyed_kept_s: float = 600.0
-    nameservers: tuple[str, ...] = ()
+    nameservers: Nameservers = nobody
     registry: RegistryConfig | None = None
 
 

@@ -80,7 +80,8 @@ class Marks:
     def __init__(self) -> None:
         self.phases: list[str] = []
 
-    def mark(self, phase: str) -> None:
+    def mark(self, phase: str, ago_s: float = 0.0) -> None:
+        assert ago_s >= 0
         self.phases.append(phase)
 
 
@@ -314,7 +315,7 @@ def make_container(parts: Parts, **changes: Any) -> Driver:
         rundir=parts.home / "run",
         layers=parts.home / "layers",
         machines=parts.home / "machines",
-        nameservers=("192.0.2.53",),
+        nameservers=lambda: ("192.0.2.53",),
         # What waits for later starts is no leak, but would look like one.
         pool=PoolSettings(slots_max=0),
     )
@@ -333,7 +334,7 @@ def make_qemu(parts: Parts, **changes: Any) -> Driver:
         blanks=parts.cache / "blanks",
         kernels=default_root(),
         acceleration="tcg",
-        nameservers=("192.0.2.53",),
+        nameservers=lambda: ("192.0.2.53",),
         # What waits for later starts, or for a resume, is no leak, but would look like one.
         pool=PoolSettings(slots_max=0),
         parked=ParkedSettings(vms_max=0),
@@ -354,7 +355,7 @@ def make_firecracker(parts: Parts) -> Driver:
         templates=parts.cache / "firecracker",
         blanks=parts.cache / "blanks",
         kernels=default_root(),
-        nameservers=("192.0.2.53",),
+        nameservers=lambda: ("192.0.2.53",),
     )
     return FirecrackerDriver(settings, images=parts.images, net=parts.net, cgroups=parts.cgroups)
 

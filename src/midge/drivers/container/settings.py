@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from midge.drivers.pool_settings import PoolSettings
+from midge.net.resolver import Nameservers, nobody
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,5 +38,5 @@ class ContainerSettings:
     seccomp: bool = True
     oom_score: int = 500
     pids_max: int = 4096
-    nameservers: tuple[str, ...] = ()
+    nameservers: Nameservers = nobody
     pool: PoolSettings = field(default_factory=PoolSettings)

@@ -7,6 +7,8 @@ from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Literal
 
+from midge.net.resolver import Nameservers, nobody
+
 BOOT_ADDRESS = IPv4Address("10.61.0.1")
 
 
@@ -68,4 +70,4 @@ class FirecrackerSettings:
     tx_limits: IoLimits | None = None
     track_dirty_pages: bool = False
     boot_address: IPv4Address = BOOT_ADDRESS
-    nameservers: tuple[str, ...] = ()
+    nameservers: Nameservers = nobody

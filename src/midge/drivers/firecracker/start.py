@@ -88,7 +88,7 @@ class Starter:
             raise
         return Instance(place.rundir, channel, process)
 
-    async def configure(self, spec: MachineSpec, place: Place, channel: GuestChannel) -> None:
+    async def configure(self, spec: MachineSpec, place: Place, trace: Trace, channel: GuestChannel) -> None:
         """Tells a guest from a template who it is, and runs its process."""
         slot = place.slot
         message = configure(
@@ -102,9 +102,9 @@ class Starter:
                 gateway=str(slot.gateway),
                 mtu=slot.mtu,
             ),
-            nameservers=self.settings.nameservers,
+            nameservers=self.settings.nameservers(),
         )
-        await run_guest(channel, message, guest_files(spec))
+        await run_guest(channel, message, guest_files(spec), trace)
 
 
 async def wake(channel: GuestChannel) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from midge.drivers.pool_settings import ParkedSettings, PoolSettings
+from midge.net.resolver import Nameservers, nobody
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +41,7 @@ class QemuSettings:
     kernel_flavour: Literal["auto", "debian", "trimmed", "custom"] = "auto"
     acceleration: Literal["auto", "kvm", "tcg"] = "auto"
     rootfs_mb: int = 8192
-    nameservers: tuple[str, ...] = ()
+    nameservers: Nameservers = nobody
     pool: PoolSettings = field(default_factory=PoolSettings)
     parked: ParkedSettings = field(default_factory=ParkedSettings)
 
