@@ -22,7 +22,8 @@ JOIN_TIMEOUT_S = 5.0
 def attach(session: ExecSession, out: Output, *, stdin: bool, tty: bool) -> int:
     """Runs until the command has ended; returns the exit code for this program."""
     with ExitStack() as stack:
-        if tty:
+        if tty and stdin:
+            # Else nobody would read the keys, and Ctrl-C is to end this program.
             stack.enter_context(terminal.raw())
         stack.enter_context(_sending(session, stdin=stdin, tty=tty))
         for chunk in session.output():

@@ -78,7 +78,9 @@ class FakeSession:
             case ["cat"]:
                 while not (self._stdin_closed and self._stdin.empty()) and (chunk := await self._stdin.get()):
                     yield "stdout", chunk
-            case ["sleep", seconds]:
+            case ["sleep", seconds, *words]:
+                if words:
+                    yield "stdout", " ".join(words).encode() + b"\n"
                 await self._sleep(float(seconds))
             case _:
                 yield "stderr", f"{argv[0]}: not found\n".encode()

@@ -92,6 +92,16 @@ def test_a_terminal_is_raw_while_the_command_runs_and_as_before_afterwards(midge
 
 
 @pytest.mark.slow
+def test_ctrl_c_ends_a_command_on_a_terminal_that_gets_no_keys(midge: Midge) -> None:
+    machine = midge.machine()
+    with terminal(midge, "machine", "exec", "-t", machine, "sleep", "600", "ready") as tty:
+        tty.until(b"ready")
+        tty.type(b"\x03")
+        assert tty.wait() == 130
+        assert termios.tcgetattr(tty.slave) == tty.before
+
+
+@pytest.mark.slow
 def test_the_remote_terminal_has_our_size(midge: Midge) -> None:
     machine = midge.machine()
     with terminal(midge, "machine", "exec", "-t", machine, "stty", "size") as tty:

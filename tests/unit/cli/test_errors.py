@@ -172,3 +172,38 @@ def test_a_group_of_one_error_is_that_error() -> None:
     assert alone(group) is inner
     both = ExceptionGroup("tasks", [inner, ValueError("x")])
     assert alone(both) is both
+
+
+def test_a_suspend_that_failed_says_why(midge: FakeServer) -> None:
+    """The machine runs on, so waiting for `suspended` would not end."""
+    error = {"message": "suspend needs 319 MiB on disk, 0 MiB are free", "hint": "free space"}
+    event = {
+        "id": "01C",
+        "type": "suspend",
+        "status": "failed",
+        "source": "flyd",
+        "timestamp": 1_577_836_802_000,
+        "request": {"error": error},
+    }
+    machines = "/v1/apps/app/machines"
+    midge.answers = {
+        f"GET {machines}/{ID}": {**MACHINE, "events": [event, *MACHINE["events"]]},
+        f"POST {machines}/{ID}/suspend": {"ok": True},
+        f"GET {machines}/{ID}/wait": {"ok": True, "state": "started", "version": MACHINE["version"]},
+    }
+    result = midge("machine", "suspend", ID, "-a", "app")
+    assert result.exit_code == 1
+    assert f"cannot suspend machine {ID}" in result.stderr
+    assert "suspend needs 319 MiB on disk, 0 MiB are free" in result.stderr
+    assert "free space" in result.stderr
+
+
+def test_a_suspend_that_ended_in_time_says_so(midge: FakeServer) -> None:
+    machines = "/v1/apps/app/machines"
+    midge.answers = {
+        f"GET {machines}/{ID}": MACHINE,
+        f"POST {machines}/{ID}/suspend": {"ok": True},
+        f"GET {machines}/{ID}/wait": {"ok": True, "state": "suspended", "version": MACHINE["version"]},
+    }
+    result = midge("machine", "suspend", ID, "-a", "app")
+    assert (result.exit_code, result.stdout) == (0, f"{ID} suspended\n")

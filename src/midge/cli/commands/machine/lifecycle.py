@@ -7,6 +7,7 @@ from collections.abc import Callable
 import click
 
 from midge.cli.ask import confirm
+from midge.cli.commands.machine.events import failure, failure_hint
 from midge.cli.failure import doing
 from midge.cli.options import (
     Duration,
@@ -20,6 +21,7 @@ from midge.cli.options import (
 from midge.cli.session import Session
 from midge.cli.targets import Target, find_all
 from midge.cli.waiting import wait_for
+from midge.errors import Abort
 
 
 @command("start")
@@ -116,7 +118,22 @@ def suspend(session: Session, machines: tuple[str, ...], app: str, detach: bool,
     def act(target: Target) -> None:
         session.client.machines.suspend(target.app, target.id)
 
-    _each(session, machines, app, "suspend", act, _states(("suspended", "stopped"), detach), wait_timeout)
+    # One that could not be saved runs on: whatever it comes to rest in ends the wait.
+    _each(
+        session, machines, app, "suspend", act, _states(("settled",), detach), wait_timeout, _check_suspended
+    )
+
+
+def _check_suspended(session: Session, target: Target, state: str) -> None:
+    """Raises Abort, with the server's reason, for a machine that is not suspended."""
+    if state in ("suspended", "stopped"):
+        return
+    machine = session.client.machines.get(target.app, target.id)
+    event = next((event for event in machine.get("events") or [] if event["type"] == "suspend"), {})
+    raise Abort(
+        failure(event) or f"it is {state}",
+        hint="; ".join(filter(None, (failure_hint(event), f"see `{target.command('events')}`"))),
+    )
 
 
 @command("destroy")
@@ -185,8 +202,9 @@ def _each(
     act: Callable[[Target], None],
     states: tuple[str, ...],
     timeout_s: float,
+    check: Callable[[Session, Target, str], None] | None = None,
 ) -> None:
-    _all(session, find_all(session, names, app), verb, act, states, timeout_s)
+    _all(session, find_all(session, names, app), verb, act, states, timeout_s, check)
 
 
 def _all(
@@ -196,6 +214,7 @@ def _all(
     act: Callable[[Target], None],
     states: tuple[str, ...],
     timeout_s: float,
+    check: Callable[[Session, Target, str], None] | None = None,
 ) -> None:
     """Asks for all of them first, then waits: they stop side by side."""
     for target in targets:
@@ -205,6 +224,9 @@ def _all(
         if states:
             with doing(f"see machine {target.typed} {states[0]}"):
                 state = wait_for(session, target, states, timeout_s)
+            if check is not None:
+                with doing(f"{verb} machine {target.typed}"):
+                    check(session, target, state)
         else:
             state = ""
         _report(session, target, state)
