@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from signal import SIGKILL
 from typing import Any
+
+import msgspec
 
 from midge.clock import rfc3339_ms
 from midge.ids import new_ulid
@@ -42,6 +45,9 @@ def exit_event(
     status: ExitStatus, *, requested: bool, restarting: bool, restart_count: int, now_ns: int
 ) -> EventView:
     """The `exit` event, whose `request.exit_event` clients read without asking whether it is there."""
+    if requested and status.signal == SIGKILL and status.guest_exit_code is None:
+        # What was asked to stop and did not was killed with all around it: that is no failure of the machine's.
+        status = msgspec.structs.replace(status, guest_signal=int(SIGKILL), error="")
     payload = {
         "exit_code": status.exit_code,
         "guest_exit_code": status.guest_exit_code if status.guest_exit_code is not None else status.exit_code,
