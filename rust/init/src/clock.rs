@@ -25,6 +25,27 @@ pub fn open() -> Result<()> {
     Ok(())
 }
 
+/// How long steps take that follow each other. One number and no `Instant`: a start counts every block of code.
+#[derive(Default)]
+pub struct Laps {
+    began_ns: i64,
+}
+
+impl Laps {
+    pub fn begin(&mut self) {
+        self.began_ns = sys::monotonic_ns();
+    }
+
+    /// Microseconds since the step began. The next one begins.
+    pub fn end_us(&mut self) -> i64 {
+        self.end_at(sys::monotonic_ns())
+    }
+
+    fn end_at(&mut self, now_ns: i64) -> i64 {
+        (now_ns - std::mem::replace(&mut self.began_ns, now_ns)) / 1000
+    }
+}
+
 /// Sets the clock if it is off.
 pub fn set(wall_clock_ns: i64) -> Result<()> {
     if (wall_clock_ns - sys::wall_clock_ns()).abs() < STEP_MIN_NS {
@@ -59,4 +80,20 @@ pub fn reseed(entropy: &[u8]) -> Result<()> {
     // SAFETY: no argument.
     let reseeded = unsafe { libc::ioctl(device.as_raw_fd(), RNDRESEEDCRNG) };
     sys::check(reseeded).map(drop).context(|| "cannot reseed the random generator".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_lap_begins_where_the_one_before_ended() {
+        let mut laps = Laps { began_ns: 1_000_000 };
+        assert_eq!(laps.end_at(3_500_999), 2500);
+        assert_eq!(laps.end_at(3_501_998), 0);
+        assert_eq!(laps.end_at(3_503_000), 1);
+        laps.begin();
+        assert!(laps.began_ns > 0);
+        assert!(laps.end_us() >= 0);
+    }
 }

@@ -16,6 +16,7 @@ use midge_frame::{Assembler, FRAME_PAYLOAD_MAX, flag, kind};
 use serde_json::{Value, json};
 
 use crate::channel::Channel;
+use crate::clock::Laps;
 use crate::config::{Config, Root};
 use crate::error::{Context, Error, Result};
 use crate::exec::{Exec, status_members};
@@ -82,6 +83,8 @@ pub struct Machine {
     pub state: State,
     /// The first thing that went wrong on the way to RUN.
     pub refusal: Option<Error>,
+    /// CONFIGURE, then all from there to RUNNING; before them WARM.
+    pub laps: Laps,
     pub config: Config,
     pub layer: Option<WritableLayer>,
     pub freezer: Freezer,
@@ -122,6 +125,7 @@ impl Machine {
             session: false,
             state: State::Waiting,
             refusal: None,
+            laps: Laps::default(),
             config: Config::default(),
             layer: None,
             freezer: if container { Freezer::default() } else { Freezer::open(CGROUPS) },

@@ -276,13 +276,15 @@ impl Machine {
             let message = Error::new("only a virtual machine that waits can be warmed, once");
             return self.error(kind::WARM, 0, code::WRONG_STATE, &message);
         }
+        self.laps.begin();
         let result = warm::run(value, &self.poller, &mut self.freezer);
         // What was killed for want of memory meanwhile was no program of the machine's.
         self.oom.has_grown();
         match result {
             Ok(warmed) => {
                 self.warmed = warmed;
-                self.channel.outbox.control(kind::WARMED, 0, &json!({}));
+                // As the answers of a start say it, so that saying it is warm too.
+                self.channel.outbox.control(kind::WARMED, 0, &json!({"took_us": self.laps.end_us()}));
             }
             Err(error) => self.error(kind::WARM, 0, code::FAILED, &error),
         }

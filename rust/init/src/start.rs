@@ -23,11 +23,13 @@ impl Machine {
         if let Some(error) = self.start_refused(State::Waiting) {
             return self.error(kind::CONFIGURE, 0, error.0, &error.1);
         }
+        self.laps.begin();
         let configured = Config::from_json(value).and_then(|config| self.configure(config));
         match configured {
             Ok(()) => {
                 self.state = State::Configured;
-                self.channel.outbox.control(kind::CONFIGURED, 0, &json!({}));
+                let took_us = self.laps.end_us();
+                self.channel.outbox.control(kind::CONFIGURED, 0, &json!({"took_us": took_us}));
             }
             Err(error) => self.error(kind::CONFIGURE, 0, code::FAILED, &error),
         }
@@ -105,10 +107,12 @@ impl Machine {
         }
         match self.launch() {
             Ok(launched) => {
+                let took_us = self.laps.end_us();
                 for (index, source) in (0..).zip(&launched.sources) {
                     let _ = self.poller.add(&**source.fd(), Token::Source { stream: 0, index });
                 }
-                self.channel.outbox.control(kind::RUNNING, 0, &json!({"pid": launched.pid}));
+                let running = json!({"pid": launched.pid, "took_us": took_us});
+                self.channel.outbox.control(kind::RUNNING, 0, &running);
                 let (pid, sources) = (launched.pid, launched.sources);
                 self.main = Some(Main { pid, sources, status: None, oom_killed: false });
                 self.state = State::Running;

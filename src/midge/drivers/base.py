@@ -115,7 +115,8 @@ class ExecSession(Protocol):
 class Trace(Protocol):
     """Takes the moment at which a named phase of a start ended."""
 
-    def mark(self, phase: str) -> None: ...
+    def mark(self, phase: str, ago_s: float = 0.0) -> None:
+        """Args: ago_s: how long ago it ended, in seconds; not before the phase marked last."""
 
 
 class Driver(Protocol):

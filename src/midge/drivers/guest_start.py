@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from midge.drivers.base import Trace
 from midge.errors import DriverError
 from midge.guest import messages as m
-from midge.guest.channel import GuestChannel, ignore
+from midge.guest.channel import GuestChannel
 from midge.guest.errors import GuestRefused
 from midge.guest.files import GuestFile
+from midge.guest.phases import ignore
 
 EXIT_REPORT_TIMEOUT_S = 5.0  # from the refusal of RUN to the exit that says why; both are sent at once
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -26,6 +26,7 @@ from midge.guest.collect import EXEC_OUTPUT_BYTES_MAX, run_exec
 from midge.guest.errors import ChannelLost, ProtocolError
 from midge.guest.exec import ExecResult, ExecSession
 from midge.guest.files import GuestFile, file_frames
+from midge.guest.phases import EXEC, MOUNTS, Mark, StartPhases, ignore
 from midge.guest.protocol import FrameType
 from midge.guest.replies import Reply, answer
 from midge.guest.session import Session
@@ -36,11 +37,7 @@ HELLO_TIMEOUT_S = 60.0  # first answer of a guest that boots, under emulation
 START_TIMEOUT_S = 60.0  # mounts, swap and files of a start
 
 # By the name of a wait in `start`: the phase its answer ends.
-_PHASES = {"hello": "handshake", "configure": "mounts", "run": "exec"}
-
-
-def ignore(phase: str) -> None:
-    """For who does not want to know of phases."""
+_PHASES = {"configure": MOUNTS, "run": EXEC}
 
 
 class GuestChannel:
@@ -133,12 +130,12 @@ class GuestChannel:
         files: Sequence[GuestFile] = (),
         *,
         timeout_s: float = START_TIMEOUT_S,
-        mark: Callable[[str], None] = ignore,
+        mark: Mark = ignore,
     ) -> m.Running:
         """Configures the guest, writes files and runs the main process, all in one write and one wait.
 
-        Opens the session first if there is none yet. `mark` is told when the answers come: ``handshake``, ``mounts``,
-        ``exec``; of those that come together only the last, and ``guest`` for all of them in one.
+        Opens the session first if there is none yet. `mark` is told of ``handshake``, ``mounts`` and ``exec`` when
+        their answers come; of ``guest`` alone if all come together and the guest does not say how long each took.
 
         Raises:
             GuestRefused: the first step the guest could not do; it has refused the rest as well.
@@ -161,15 +158,15 @@ class GuestChannel:
         try:
             self._session.send(b"".join(data))
             async with asyncio.timeout(timeout_s):
-                marked = False
+                phases = StartPhases(mark)
                 for index, (what, reply) in enumerate(waits):
                     payload = await answer(reply, what, timeout_s)
+                    alone = not any(next.done() for _, next in waits[index + 1 : index + 2])
                     if what == "hello":
                         self._greeted()
-                    if what not in _PHASES or any(next.done() for _, next in waits[index + 1 : index + 2]):
-                        continue  # it came with the next one: nobody knows when it was done
-                    mark(_PHASES[what] if marked or what != "run" else "guest")
-                    marked = True
+                        phases.greeted(alone=alone)
+                    elif what in _PHASES:
+                        phases.answered(_PHASES[what], payload, alone=alone)
         except TimeoutError as error:
             raise DeadlineExceeded(f"guest did not start within {timeout_s:g} s") from error
         finally:

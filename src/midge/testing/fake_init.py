@@ -31,6 +31,7 @@ class GuestScript:
     output: what the main process writes when it starts, by stream name.
     exit: how the main process ends right after its output; None: it runs until a signal.
     exit_on_signal: how it ends then; None: by that signal.
+    took_us: how long it says that CONFIGURE and RUN took; an older init does not say.
     """
 
     refuse: Mapping[FrameType, str] = field(default_factory=dict)
@@ -40,6 +41,7 @@ class GuestScript:
     exit_on_signal: m.GuestExit | None = None
     stats: dict[str, Any] = field(default_factory=dict)
     processes: tuple[m.Process, ...] = ()
+    took_us: Mapping[FrameType, int] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -111,7 +113,7 @@ class FakeInit:
             case FrameType.CONFIGURE:
                 self.configure = m.decode(m.Configure, payload)
                 self.state = "configured"
-                return _json(FrameType.CONFIGURED, 0, m.Empty())
+                return self._done(FrameType.CONFIGURED, FrameType.CONFIGURE, {})
             case FrameType.RUN:
                 return self._run()
             case FrameType.SIGNAL:
@@ -134,9 +136,14 @@ class FakeInit:
             case _:
                 return _error(type_, stream, "unknown_type", "not known")
 
+    def _done(self, answer: FrameType, request: FrameType, members: dict[str, int]) -> bytes:
+        if request in self.script.took_us:
+            members = {**members, "took_us": self.script.took_us[request]}
+        return p.encode_message(answer, 0, msgspec.json.encode(members))
+
     def _run(self) -> bytes:
         self.state = "running"
-        parts = [_json(FrameType.RUNNING, 0, m.Running(pid=MAIN_PID))]
+        parts = [self._done(FrameType.RUNNING, FrameType.RUN, {"pid": MAIN_PID})]
         for name, data in self.script.output:
             flags = Flag.STDERR if name == "stderr" else 0
             parts += [p.encode_frame(FrameType.OUTPUT, 0, piece, flags) for piece in p.split(data)]

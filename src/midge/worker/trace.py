@@ -5,7 +5,8 @@
                     └ waited: for the operation before                 first byte, from the log ◄── exec ◄── mounts
 ```
 
-A guest that answers handshake, mounts and exec in one breath (an emulated one does) leaves one phase: ``guest``.
+A guest that answers handshake, mounts and exec in one breath (an emulated one does) says how long each took
+(`midge.guest.phases`). One that does not say, and one that is resumed, leaves a single phase: ``guest``.
 
 A mark costs one look at the clock. The phases of a run are written with its end; the whole time, which has that write
 in it, is only in memory, for whoever counts (`Traces`).
@@ -51,8 +52,11 @@ class PhaseTrace:
         self._begun = time.perf_counter() if begun is None else begun
         self.phases: list[tuple[str, float]] = []
 
-    def mark(self, phase: str) -> None:
-        self.phases.append((phase, round(self.elapsed_ms(), 3)))
+    def mark(self, phase: str, ago_s: float = 0.0) -> None:
+        """A phase has ended now, or some seconds ago: then not before the one marked last, for others say how long."""
+        end_ms = self.elapsed_ms() - ago_s * 1000
+        last_ms = self.phases[-1][1] if self.phases else 0.0
+        self.phases.append((phase, max(round(end_ms, 3), last_ms)))
 
     def has(self, phase: str) -> bool:
         return any(name == phase for name, _ in self.phases)

@@ -8,7 +8,7 @@ import pytest
 
 from midge.errors import MidgeError
 from midge.machine.spec import FileSpec
-from tests.contract.drivers.kit import RUNS, Kit, Marks, Program, exits
+from tests.contract.drivers.kit import RUNS, Kit, Marks, Program, WarmKit, exits
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(400)]
 
@@ -173,8 +173,12 @@ async def test_the_phases_of_a_start_are_marked(real: Kit) -> None:
     marks = Marks()
     spec = real.spec(RUNS)
     await real.driver.prepare(spec)
+    if isinstance(real, WarmKit):
+        await real.waiting(spec)
     await real.driver.start(spec, marks)
-    assert marks.phases
+    assert marks.phases[-3:] == ["handshake", "mounts", "exec"]
+    assert len(marks.phases) > 3 and "guest" not in marks.phases
+    assert ("slot" in marks.phases) == isinstance(real, WarmKit)
 
 
 async def test_a_missing_image_is_an_error_that_says_so(real: Kit) -> None:

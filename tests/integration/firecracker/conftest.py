@@ -83,7 +83,7 @@ class Marks:
     def __init__(self) -> None:
         self.phases: list[str] = []
 
-    def mark(self, phase: str) -> None:
+    def mark(self, phase: str, ago_s: float = 0.0) -> None:
         self.phases.append(phase)
 
 

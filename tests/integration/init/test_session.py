@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import random
 import socket
+import time
 from typing import Any
 
 import pytest
@@ -29,6 +30,19 @@ def test_hello_says_who_is_there(guest: ContainerGuest) -> None:
     guest.expect(FrameType.RUNNING)
     answer = guest.hello()
     assert (answer["state"], answer["start_id"]) == ("running", "test")
+
+
+def test_a_start_says_how_long_its_steps_took(guest: ContainerGuest) -> None:
+    begun = time.monotonic()
+    guest.hello()
+    guest.configure(["sleep", "1000"])
+    configure_us = guest.expect(FrameType.CONFIGURED)["took_us"]
+    guest.put_file(1, "/srv/file", b"x")
+    guest.expect(FrameType.FILE_DONE, stream=1)
+    guest.send(FrameType.RUN)
+    run_us = guest.expect(FrameType.RUNNING)["took_us"]
+    assert configure_us > 0 and run_us > 0
+    assert configure_us + run_us < (time.monotonic() - begun) * 1e6
 
 
 def test_an_older_version_is_refused(guest: ContainerGuest) -> None:

@@ -108,6 +108,7 @@ async def test_starts_and_stops_leave_nothing_behind(house: House, warm_house: H
         await here.start(machine)
         if not warm or "slot" in here.phases(machine):
             start_ms.append(elapsed_ms(at))
+        assert list(here.phases(machine))[-3:] == ["handshake", "mounts", "exec"]
         await here.stop(machine)
     figure("start, warm" if warm else "start, from template", start_ms)
     if not warm:

@@ -74,28 +74,40 @@ async def test_a_start_marks_the_answers_that_come_apart(guest: FakeGuest) -> No
     marks: list[str] = []
     marked = asyncio.Event()
 
-    def mark(phase: str) -> None:
+    def mark(phase: str, ago_s: float) -> None:
+        assert ago_s == 0.0  # what the host has seen itself counts
         marks.append(phase)
         marked.set()
 
     async with await GuestChannel.connect(guest.path) as channel, asyncio.TaskGroup() as tasks:
         tasks.create_task(channel.start(CONFIGURE, mark=mark))
         for answer, body in (
-            (FrameType.CONFIGURED, m.Empty()),
-            (FrameType.RUNNING, m.Running(pid=1)),
+            (FrameType.CONFIGURED, {"took_us": 7}),
+            (FrameType.RUNNING, {"pid": 1, "took_us": 8}),
         ):
             await marked.wait()
             marked.clear()
-            guest.write(p.encode_message(answer, 0, m.encode(body)))
+            guest.write(p.encode_message(answer, 0, json.dumps(body).encode()))
     assert marks == ["handshake", "mounts", "exec"]
 
 
-async def test_answers_in_one_breath_are_one_phase(guest: FakeGuest) -> None:
-    marks: list[str] = []
+async def started(guest: FakeGuest, took_us: dict[FrameType, int]) -> list[tuple[str, float]]:
+    """The marks of a start with files whose answers come in one breath."""
+    guest.init.script.took_us = took_us
+    marks: list[tuple[str, float]] = []
     files = [GuestFile("/a", b"x"), GuestFile("/b", b"")]
     async with await GuestChannel.connect(guest.path) as channel:
-        await channel.start(CONFIGURE, files, mark=marks.append)
-    assert marks == ["guest"]
+        await channel.start(CONFIGURE, files, mark=lambda phase, ago_s: marks.append((phase, ago_s)))
+    return marks
+
+
+async def test_answers_in_one_breath_are_told_apart_by_what_the_guest_says(guest: FakeGuest) -> None:
+    marks = await started(guest, {FrameType.CONFIGURE: 4_000, FrameType.RUN: 2_000})
+    assert marks == [("handshake", pytest.approx(0.006)), ("mounts", pytest.approx(0.002)), ("exec", 0.0)]
+
+
+async def test_answers_in_one_breath_of_a_guest_that_says_nothing_are_one_phase(guest: FakeGuest) -> None:
+    assert await started(guest, {}) == [("guest", 0.0)]
 
 
 async def test_refused_start_names_the_step(guest: FakeGuest) -> None:

@@ -102,3 +102,18 @@ def test_marks_count_from_the_given_beginning() -> None:
     trace.mark("api")
     assert trace.has("api") and not trace.has("exec")
     assert trace.phases[0][1] >= 2000
+
+
+def test_a_phase_that_ended_earlier_ends_no_earlier_than_the_one_before() -> None:
+    trace = PhaseTrace(time.perf_counter() - 10.0)
+    trace.mark("claim", 2.0)
+    trace.mark("handshake", 3600.0)
+    trace.mark("mounts", 1.0)
+    trace.mark("exec")
+    ends = dict(trace.phases)
+    assert ends["claim"] == ends["handshake"] == pytest.approx(8000, abs=900)
+    assert ends["mounts"] == pytest.approx(9000, abs=900)
+    assert ends["exec"] >= 10_000
+    trace = PhaseTrace()
+    trace.mark("guest", 5.0)
+    assert trace.phases == [("guest", 0.0)]

@@ -115,7 +115,7 @@ class Launcher:
             wall_clock_ns=time.time_ns(),
             root=None,
             net=None,
-            nameservers=self.settings.nameservers,
+            nameservers=self.settings.nameservers(),
             container=True,
         )
         try:

@@ -177,9 +177,8 @@ class FirecrackerDriver:
         except Refused:
             await self._templates.forget(template.key)
             raise
-        tell = partial(self._starter.configure, spec, place)
+        tell = partial(self._starter.configure, spec, place, trace)
         self._keep(spec, await self._starter.enter(spec, place, process, tell))
-        trace.mark("guest")
         return self._handle(spec)
 
     def _keep(self, spec: MachineSpec, instance: Instance) -> None:

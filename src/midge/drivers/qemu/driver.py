@@ -156,7 +156,7 @@ class QemuDriver:
             wall_clock_ns=time.time_ns(),
             root=m.Root(lower="/dev/vda", upper="/dev/vdb"),
             net=_net(vm),
-            nameservers=self._settings.nameservers,
+            nameservers=self._settings.nameservers(),
         )
         try:
             async with asyncio.timeout(GUEST_TIMEOUT_S):
