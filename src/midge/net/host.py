@@ -18,6 +18,8 @@ from contextlib import contextmanager
 from ipaddress import IPv4Network
 from pathlib import Path
 
+import structlog
+
 from midge.errors import Conflict, NotSupported, Unavailable
 from midge.net import rtnl
 from midge.net.naming import instance_number, interface_prefix
@@ -30,6 +32,8 @@ _STATE_DIR = Path("/run/midge")
 _CAP_NET_ADMIN, _CAP_SYS_ADMIN = 12, 21
 LOCK_TIMEOUT_S = 10.0  # another instance holds the lock for a few milliseconds
 _LOCK_LOOK_S = 0.005
+
+_log = structlog.get_logger("midge.net")
 
 
 def require(*, tap: bool) -> None:
@@ -105,6 +109,7 @@ def _enable_forwarding() -> bool:
     mark.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
     mark.touch()
     _IP_FORWARD.write_text("1")
+    _log.info("ip forwarding was off on this host; on now, for machines only", sysctl=str(_IP_FORWARD))
     return False
 
 

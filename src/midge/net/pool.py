@@ -103,8 +103,6 @@ class NetPool:
         self._slow = ThreadPoolExecutor(_SLOW_THREADS, thread_name_prefix="net-slow")
         try:
             self._router = await self._in_slow(host.enter, self.config.tag, self.config.pool)
-            if not self._router:
-                _log.info("ip forwarding was off on this host; on now, for machines only")
             await self._apply_firewall()
             self._host = await self._in_fast(NetlinkSocket.open)
             left = await self._in_slow(self._maker.leftovers)

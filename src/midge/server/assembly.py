@@ -85,6 +85,8 @@ async def running(settings: Settings, open_host: HostOpener) -> AsyncIterator[Ru
     await asyncio.to_thread(paths.make)
     async with contextlib.AsyncExitStack() as stack:
         stack.enter_context(DataDirLock(paths.lock))
+        await asyncio.to_thread(paths.make_run_dir)
+        stack.callback(paths.tidy_run_dir)
         central = await stack.enter_async_context(Central(paths.central_db))
         token, is_new = await ensure_root_token(paths, central.tokens)
         listener = stack.enter_context(bind(settings))

@@ -19,6 +19,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,6 +36,12 @@ class LayoutTooNew(MidgeError):
     """A newer Midge has written this data directory."""
 
     code = "layout_too_new"
+
+
+class DataDirUnusable(MidgeError):
+    """The data or run directory cannot be made or written."""
+
+    code = "data_dir_unusable"
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,14 +113,32 @@ class Paths:
 
         Raises:
             LayoutTooNew: nothing has been changed then.
+            DataDirUnusable.
         """
+        with _usable(self.data_dir, "data directory", "--data-dir"):
+            self._make_data_dir()
+        self.make_run_dir()
+
+    def make_run_dir(self) -> None:
+        """Again under the lock, since a server that ends may have removed it meanwhile. Raises DataDirUnusable."""
+        with _usable(self.run_dir, "run directory", "--run-dir"):
+            self.run_dir.mkdir(mode=0o755, parents=True, exist_ok=True)
+
+    def tidy_run_dir(self) -> None:
+        """Removes what is empty of it, itself too unless somebody chose it: no machine runs that needs it."""
+        for pattern in ("*/*", "*"):  # deeper down, machines that run on have their own
+            for folder in self.run_dir.glob(pattern):
+                _remove_if_empty(folder)
+        if not self.run_dir_wanted:
+            _remove_if_empty(self.run_dir)
+
+    def _make_data_dir(self) -> None:
         self.data_dir.mkdir(mode=0o755, parents=True, exist_ok=True)
         self._check_version()
         for folder in _FOLDERS:
             (self.data_dir / folder).mkdir(mode=0o755, exist_ok=True)
         for database in _DATABASES:
             os.close(os.open(self.data_dir / database, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-        self.run_dir.mkdir(mode=0o755, parents=True, exist_ok=True)
 
     def _check_version(self) -> None:
         try:
@@ -127,3 +153,23 @@ class Paths:
                 f"{self.data_dir} has layout {have}, this midge knows {LAYOUT_VERSION}",
                 hint="start the newer midge again",
             )
+
+
+def _remove_if_empty(folder: Path) -> None:
+    with suppress(OSError):  # not empty, most of all, or no directory
+        folder.rmdir()
+
+
+@contextmanager
+def _usable(folder: Path, what: str, flag: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        why = os.strerror(error.errno).lower() if error.errno else str(error)
+        if isinstance(error, FileExistsError):
+            why = "it is a file"
+        at = f" at {error.filename}" if error.filename not in (None, str(folder)) else ""
+        raise DataDirUnusable(
+            f"{folder} cannot be the {what}: {why}{at}",
+            hint=f"choose a directory that this user may write, with {flag}",
+        ) from None  # the system's error would say it once more

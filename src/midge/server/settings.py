@@ -109,7 +109,7 @@ class Settings(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=
     ] = "auto"
     acceleration: Annotated[
         Literal["auto", "kvm", "tcg"],
-        Meta(description="Of the qemu driver: kvm, tcg (emulation), or auto: kvm where it works."),
+        Meta(description="Of the qemu driver: kvm or nothing, tcg (emulation), or auto: kvm where it works."),
     ] = "auto"
     rootfs_mb: Annotated[
         int, Meta(ge=64, le=1_048_576, description="Size of a machine's writable layer, MiB.")

@@ -16,7 +16,7 @@ from midge.errors import Conflict
 from midge.server.discovery import ensure_root_token, write_server_file
 from midge.server.lock import DataDirLock
 from midge.server.notify import notify
-from midge.server.paths import LAYOUT_VERSION, LayoutTooNew, Paths
+from midge.server.paths import LAYOUT_VERSION, DataDirUnusable, LayoutTooNew, Paths
 from tests.deadlines import PATIENCE_S
 
 
@@ -50,6 +50,49 @@ def test_a_layout_of_the_future_is_left_alone(tmp_path: Path, content: str) -> N
     with pytest.raises(LayoutTooNew):
         Paths(tmp_path).make()
     assert not (tmp_path / "central.db").exists()
+
+
+@pytest.mark.parametrize(
+    ("folder", "why"),
+    [
+        ("/dev/null/x", "not a directory"),
+        ("/proc/x", "no such file or directory"),
+        ("plain", "it is a file"),
+    ],
+)
+def test_a_data_directory_that_cannot_be_one_is_refused(tmp_path: Path, folder: str, why: str) -> None:
+    (tmp_path / "plain").write_text("")
+    wanted = tmp_path / folder
+    with pytest.raises(DataDirUnusable) as caught:
+        Paths(wanted, str(tmp_path / "run")).make()
+    assert str(caught.value) == f"{wanted} cannot be the data directory: {why}"
+    assert "--data-dir" in caught.value.hint
+
+
+def test_a_run_directory_that_cannot_be_one_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "plain").write_text("")
+    with pytest.raises(DataDirUnusable, match="plain cannot be the run directory"):
+        Paths(tmp_path / "data", str(tmp_path / "plain")).make()
+
+
+def test_nothing_empty_stays_of_the_run_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("midge.server.paths.SYSTEM_RUN_DIR", tmp_path / "run")
+    made = Paths(tmp_path / "data")
+    made.make()
+    (made.run_dir / "m" / "running" / "still-empty").mkdir(parents=True)
+    (made.run_dir / "mock" / "run").mkdir(parents=True)
+    made.tidy_run_dir()
+    assert [entry.name for entry in made.run_dir.iterdir()] == ["m"]
+    (made.run_dir / "m" / "running" / "still-empty").rmdir()
+    made.tidy_run_dir()
+    assert not made.run_dir.exists()
+    made.tidy_run_dir()
+
+
+def test_a_run_directory_somebody_chose_stays(paths: Paths) -> None:
+    (paths.run_dir / "m").mkdir()
+    paths.tidy_run_dir()
+    assert list(paths.run_dir.iterdir()) == []
 
 
 def test_socket_paths_are_short_for_root(tmp_path: Path) -> None:
