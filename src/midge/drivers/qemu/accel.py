@@ -14,7 +14,7 @@ import msgspec
 import structlog
 
 from midge.drivers.qemu.command import Acceleration
-from midge.errors import MidgeError, chain
+from midge.errors import MidgeError, NotSupported, chain
 
 KVM_DEVICE = Path("/dev/kvm")
 PROBE_TIMEOUT_S = 8.0  # a working KVM boots in well under one; a spinning guest burns a core that long
@@ -61,20 +61,31 @@ async def choose(
     """KVM if it really boots, else software emulation, and the reason.
 
     Args:
-        wish: ``auto``, or ``kvm`` / ``tcg`` to skip the question.
+        wish: ``auto``; ``kvm`` to have nothing else; ``tcg`` to skip the question.
         probe: boots the guest kernel under KVM; raises if it does not come up in PROBE_TIMEOUT_S.
+
+    Raises:
+        NotSupported: ``kvm`` is wished for and does not boot.
     """
     if wish == "tcg":
         return "tcg", "configured"
-    if wish == "kvm":
-        return "kvm", "configured"
+    usable, reason = await _usable(kernel, probe, path)
+    if wish == "kvm" and not usable:
+        raise NotSupported(
+            f"hardware virtualisation is configured and does not work here: {reason}",
+            hint="set acceleration to auto, or to tcg for software emulation; `midge doctor` says more",
+        )
+    return ("kvm" if usable else "tcg"), reason
+
+
+async def _usable(kernel: str, probe: Callable[[], Awaitable[None]], path: Path) -> tuple[bool, str]:
     if not os.access(KVM_DEVICE, os.R_OK | os.W_OK):
-        return "tcg", f"{KVM_DEVICE} is missing or cannot be opened"
+        return False, f"{KVM_DEVICE} is missing or cannot be opened"
     verdict = remembered(kernel, path)
     if verdict is None:
         verdict = await _probe(kernel, probe)
         remember(verdict, path)
-    return ("kvm" if verdict.usable else "tcg"), verdict.reason
+    return verdict.usable, verdict.reason
 
 
 async def _probe(kernel: str, probe: Callable[[], Awaitable[None]]) -> Verdict:
