@@ -59,7 +59,7 @@ def test_a_create_fails_and_succeeds_once_there_is_room(
     ballast = fill(small, leave_mb)
     done = app.run(hello_url, "echo", "hi", options=("--rm",))
     assert done.returncode == 125, done.stdout
-    assert "space" in done.stderr or "MiB to give" in done.stderr, done.stderr
+    assert "space" in done.stderr or "kept in reserve" in done.stderr, done.stderr
     assert "hint: remove unused images or enlarge the disk" in done.stderr, done.stderr
     assert small.call("GET", app.path) == []
     assert small.call("GET", "/v1/images") == []

@@ -12,7 +12,7 @@ from typing import BinaryIO
 import msgspec
 
 from midge.errors import ImageInvalid, InvalidInput
-from midge.images.archive_files import Files, open_files
+from midge.images.archive_files import Files, no_image_archive, open_files
 from midge.images.layers import LayerSpec
 from midge.images.limits import CHUNK_BYTES, ImageLimits, check
 from midge.images.media import (
@@ -80,13 +80,10 @@ def open_path(
     elif "index.json" in files:
         images = _layout_images(files, platform, limits, places, stem)
     else:
-        raise ImageInvalid(
-            f"{path.name} is neither an OCI image layout nor a docker save archive",
-            hint="make one with: skopeo copy docker://… oci:directory, or docker save -o file.tar",
-        )
+        raise no_image_archive()
     if tag is not None:
         if len(images) != 1:
-            raise InvalidInput(f"{path.name} has {len(images)} images, so one tag cannot name them")
+            raise InvalidInput(f"it has {len(images)} images, so one tag cannot name them")
         images = [_named(images[0], [parse(tag)])]
     return Opened(images, FileFetcher(files, places))
 

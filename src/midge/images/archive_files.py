@@ -10,6 +10,7 @@ import io
 import os
 import posixpath
 import stat
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import BinaryIO, Protocol, cast
@@ -18,7 +19,8 @@ from midge.errors import ImageInvalid, InvalidInput
 from midge.images.compression import chunks, decompressed
 from midge.images.fs import RESOLVE_NO_SYMLINKS, open_in_root, space_errors
 from midge.images.limits import CHUNK_BYTES, ImageLimits, check, exceeded
-from midge.images.tar import Source, TarReader
+from midge.images.tar import Member, Source, TarReader
+from midge.images.tar_fields import BLOCK
 
 
 class Files(Protocol):
@@ -67,7 +69,7 @@ class ArchiveFiles:
         links: dict[str, str] = {}
         with path.open("rb") as file:
             reader = TarReader(_SeekingSource(file), limits)
-            for count, member in enumerate(reader.members()):
+            for count, member in enumerate(_members(file, reader)):
                 if count >= limits.archive_entries:
                     raise exceeded("archive_entries", limits.archive_entries, "the archive")
                 check(limits, "path_bytes", len(member.path) + len(member.target), "a path in the archive")
@@ -91,6 +93,28 @@ class ArchiveFiles:
         if place is None:
             raise ImageInvalid(f"the archive has no file {name[:120]!r}")
         return cast(BinaryIO, io.BufferedReader(_Slice(self._path, *place), CHUNK_BYTES))
+
+
+def no_image_archive() -> ImageInvalid:
+    """It names no file: an upload's name is ours, and says nothing to whoever sent it."""
+    return ImageInvalid(
+        "it is neither an OCI image layout nor a docker save archive",
+        hint="make one with: skopeo copy docker://… oci:directory, or docker save -o file.tar",
+    )
+
+
+def _members(file: BinaryIO, reader: TarReader) -> Iterator[Member]:
+    """Members of an archive. What does not even begin with a header is no tar at all, rather than a damaged one."""
+    members = reader.members()
+    try:
+        first = next(members, None)
+    except ImageInvalid:
+        if file.tell() > BLOCK:
+            raise
+        raise no_image_archive() from None
+    if first is not None:
+        yield first
+        yield from members
 
 
 class _SeekingSource(Source):

@@ -138,8 +138,8 @@ def require_space(path: Path, wanted_bytes: int, what: str) -> None:
     free = free_bytes(path)
     if free < wanted_bytes + RESERVED_FREE_BYTES:
         raise OutOfSpace(
-            f"{what} needs about {wanted_bytes >> 20} MiB, the file system of the image store has "
-            f"{max(free - RESERVED_FREE_BYTES, 0) >> 20} MiB to give",
+            f"{what} needs about {wanted_bytes >> 20} MiB, and the file system of the image store has "
+            f"{free >> 20} MiB free, of which {RESERVED_FREE_BYTES >> 20} MiB are kept in reserve",
             hint="remove unused images or enlarge the disk",
             path=str(path),
         )

@@ -8,7 +8,11 @@ Credentials go to the registry itself and to the token endpoint it names, never 
 from __future__ import annotations
 
 import asyncio
+import errno
 import ipaddress
+import os
+import socket
+import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -38,6 +42,8 @@ _TOKENS_MAX = 256
 # A proxy from the environment would look for these on its own host.
 _NEVER_PROXIED = ("all://localhost", "all://127.0.0.1", "all://[::1]")
 _REDIRECT = frozenset({301, 302, 303, 307, 308})
+# Causes of a failed connection that are looked at; a client wraps the system's error three times.
+_CAUSES_MAX = 8
 _USER_AGENT = "midge"
 
 
@@ -119,7 +125,8 @@ class RegistryHttp:
             raise RegistryUnavailable(f"registry {registry} does not answer in time") from error
         except (httpx2.TransportError, httpx2.InvalidURL, httpx2.DecodingError) as error:
             raise RegistryUnavailable(
-                f"cannot talk to registry {registry}", hint="check its name, the network and its certificate"
+                f"cannot talk to registry {registry}: {_reason(error)}",
+                hint="check its name, the network and its certificate",
             ) from error
 
     async def read(
@@ -260,6 +267,25 @@ class RegistryHttp:
                 mounts=dict.fromkeys(_NEVER_PROXIED),
             )
         return self._client
+
+
+def _reason(error: BaseException) -> str:
+    """Why a connection failed, in words: the system's own error is some causes further down."""
+    causes: list[BaseException] = []
+    current: BaseException | None = error
+    while current is not None and len(causes) < _CAUSES_MAX:
+        causes.append(current)
+        current = current.__cause__ or current.__context__
+    for cause in causes:
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return f"its certificate is not trusted: {cause.verify_message}"
+        if isinstance(cause, ssl.SSLError):
+            return f"TLS failed: {(cause.reason or str(cause)).lower().replace('_', ' ')}"
+        if isinstance(cause, socket.gaierror):
+            return f"its name cannot be looked up: {str(cause.strerror).lower()}"
+        if isinstance(cause, OSError) and cause.errno is not None and cause.errno in errno.errorcode:
+            return os.strerror(cause.errno).lower()
+    return str(error) or type(error).__name__
 
 
 def _same_origin(one: str, other: str) -> bool:

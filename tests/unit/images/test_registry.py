@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -292,6 +293,18 @@ async def test_registry_that_is_down(error: type[httpx2.TransportError]) -> None
     with pytest.raises(RegistryUnavailable, match=HOST):
         await client(http).resolve(REF)
     await http.aclose()
+
+
+async def test_a_refused_connection_is_named() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # bound and not listening: connections are refused
+        registry = f"127.0.0.1:{taken.getsockname()[1]}"
+        http = RegistryHttp(RegistryConfig(tries=1))
+        with pytest.raises(
+            RegistryUnavailable, match=f"^cannot talk to registry {registry}: connection refused$"
+        ):
+            await client(http).resolve(parse(f"{registry}/app:1"))
+        await http.aclose()
 
 
 async def test_manifest_that_is_not_what_the_header_says(registry: FakeRegistry, http: RegistryHttp) -> None:
