@@ -57,6 +57,11 @@ def encode_ulid(value: int) -> str:
     return "".join([_PAIRS[(value >> shift) & 1023] for shift in range(120, -1, -10)])
 
 
+def is_ulid(text: str) -> bool:
+    """Whether it has a ULID's form: 26 digits, the first of which leaves 128 bits."""
+    return len(text) == 26 and text[0] <= "7" and all(c in _CROCKFORD for c in text)
+
+
 _ulids = UlidFactory()
 
 

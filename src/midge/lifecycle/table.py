@@ -246,5 +246,5 @@ _HINTS: Final[dict[str, str]] = {
     "stop": "wait for state=settled, then stop it",
     "suspend": "only a started machine can be suspended",
     "restart": "wait for state=settled, then restart it",
-    "destroy": "stop it first, or pass force=true",
+    "destroy": "stop it first, or destroy it by force: `--force`, or `?force=true` in a request",
 }

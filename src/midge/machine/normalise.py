@@ -120,7 +120,9 @@ def _guest(config: MachineConfig) -> Guest:
     if not MEMORY_MIN_MB <= memory <= MEMORY_MAX_MB:
         raise InvalidInput(
             f"config.guest.memory_mb: {memory} is not between {MEMORY_MIN_MB} and {MEMORY_MAX_MB}",
-            hint=f"the smallest machine has {MEMORY_MIN_MB} MB",
+            hint=f"the smallest machine has {MEMORY_MIN_MB} MB"
+            if memory < MEMORY_MIN_MB
+            else f"the largest machine has {MEMORY_MAX_MB} MB",
         )
     return Guest(cpu_kind=kind, cpus=cpus, memory_mb=memory)
 

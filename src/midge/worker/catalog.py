@@ -88,7 +88,7 @@ class Catalog:
             if machine.state in waiter.states and waiter.version in ("", machine.version):
                 result = WaitResult(state=machine.state, version=machine.version, event_id=event_id)
                 waiter.future.set_result(result)
-            elif _hopeless(machine, waiter):
+            elif _hopeless(machine, waiter) or _undone(before, machine, waiter):
                 waiter.future.set_exception(_missed(machine, waiter.states, waiter.version))
             else:
                 left.append(waiter)
@@ -211,6 +211,11 @@ def _hopeless(machine: Machine, waiter: _Waiter) -> bool:
     if machine.state == "failed" and "failed" not in waiter.states:
         return True
     return waiter.version != "" and waiter.version < machine.version
+
+
+def _undone(before: Machine | None, machine: Machine, waiter: _Waiter) -> bool:
+    """The update to the awaited version failed, and the machine has gone back to the one before."""
+    return before is not None and before.version == waiter.version and machine.version < waiter.version
 
 
 def _missed(machine: Machine, states: Collection[str], version: str) -> DeadlineExceeded:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from midge.api.services import Services
+from midge.ids import new_ulid
 from midge.testing.fake_host import FakeHost
 
 from .client import CheckedClient
@@ -58,6 +59,7 @@ async def test_timeout_out_of_range(client: CheckedClient, url: str, timeout: st
 async def test_timeout_text(client: CheckedClient, url: str) -> None:
     answer = await client.get(f"{url}/wait?timeout=61")
     assert answer.json()["error"].endswith("value must be inside range [1s, 1m0s]")
+    assert answer.json()["hint"] == "for longer, wait 60 seconds and ask again"
 
 
 async def test_unknown_states_are_refused(client: CheckedClient, url: str) -> None:
@@ -70,6 +72,20 @@ async def test_another_version_is_not_meant(client: CheckedClient, url: str, mac
     for parameter in ("version", "instance_id"):
         same = await client.get(f"{url}/wait?{parameter}={machine['version']}&timeout=60")
         assert same.status_code == 200
+
+
+@pytest.mark.parametrize("parameter", ["version", "instance_id", "from_event_id"])
+async def test_an_id_that_is_none_is_refused_at_once(client: CheckedClient, url: str, parameter: str) -> None:
+    for given in ("zz", "8" * 26, "0" * 27, "01hepa330hz37a78tk080nak1m"):
+        answer = await client.get(f"{url}/wait?state=stopped&{parameter}={given}&timeout=60")
+        assert answer.status_code == 400
+        assert f"query parameter {parameter}: not an id" in answer.json()["error"]
+
+
+async def test_a_version_nobody_made_answers_404(client: CheckedClient, url: str) -> None:
+    answer = await client.get(f"{url}/wait?version={new_ulid()}&timeout=60")
+    assert answer.status_code == 404
+    assert "has no version" in answer.json()["error"]
 
 
 async def test_a_missing_machine_answers_404(client: CheckedClient, app: str) -> None:

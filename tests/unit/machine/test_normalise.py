@@ -57,6 +57,19 @@ def test_restart_defaults(restart: dict[str, Any], expected: dict[str, Any]) -> 
 
 
 @pytest.mark.parametrize(
+    ("memory_mb", "hint"),
+    [
+        (n.MEMORY_MIN_MB - 1, f"the smallest machine has {n.MEMORY_MIN_MB} MB"),
+        (n.MEMORY_MAX_MB + 1, f"the largest machine has {n.MEMORY_MAX_MB} MB"),
+    ],
+)
+def test_the_limit_of_memory_that_was_missed_is_named(memory_mb: int, hint: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        full(guest={"memory_mb": memory_mb})
+    assert caught.value.hint == hint
+
+
+@pytest.mark.parametrize(
     ("size", "kind", "cpus", "memory_mb"),
     [
         ("shared-cpu-1x", "shared", 1, 256),

@@ -89,6 +89,14 @@ async def test_an_older_version_is_replaced(catalog: Catalog) -> None:
         await catalog.wait(ID, ["started"], "01V1", 60)
 
 
+async def test_a_version_whose_update_was_undone_is_not_waited_for_any_longer(catalog: Catalog) -> None:
+    move(catalog, "replacing", version="01V2")
+    task = await waiting(catalog, "stopped", version="01V2")
+    move(catalog, "started", version="01V1")
+    with pytest.raises(DeadlineExceeded, match="currently started"):
+        await task
+
+
 async def test_a_version_to_come_is_waited_for(catalog: Catalog) -> None:
     task = await waiting(catalog, "stopped", version="01V2")
     move(catalog, "stopped")
