@@ -234,6 +234,9 @@ class Server:
     def status(self) -> Json:
         return dict(self._transport.send(server.status()).body)
 
+    def config(self) -> Json:
+        return dict(self._transport.send(server.config()).body)
+
     def regions(self) -> Json:
         return dict(self._transport.send(server.regions()).body)
 

@@ -22,6 +22,11 @@ def status() -> Request:
     return get("/-/status", timeout_s=HEALTH_TIMEOUT_S)
 
 
+def config() -> Request:
+    """The configuration in effect, for administrators."""
+    return get("/-/config", timeout_s=HEALTH_TIMEOUT_S)
+
+
 def regions() -> Request:
     return get(path("platform", "regions"))
 

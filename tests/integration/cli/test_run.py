@@ -64,6 +64,39 @@ def test_the_output_is_all_there_after_the_machine_has_ended(mock: Midge) -> Non
     assert result.stdout == text
 
 
+def test_create_waits_until_the_machine_is_made(mock: Midge) -> None:
+    made = json.loads(mock.ok("machine", "create", "--json", "-a", mock.app, *order(prepare_ms=50), "box:1"))
+    assert made["state"] == "created"
+
+
+def test_create_says_why_a_machine_could_not_be_made(mock: Midge) -> None:
+    told = order(fail_prepare=1, fail_final=True)
+    result = mock("machine", "create", "-a", mock.app, "-n", "web", *told, "box:1")
+    assert result.exit_code == 1
+    assert "machine web was not created: " in result.stderr
+    assert "fails as ordered" in result.stderr
+    detached = mock("machine", "create", "-d", "-q", "-a", mock.app, *told, "box:1")
+    assert detached.exit_code == 0
+
+
+def test_an_update_shows_the_machine_as_it_is_then(mock: Midge) -> None:
+    mock.ok("machine", "run", "-d", "-a", mock.app, "-n", "web", "box:1")
+    words = ("machine", "update", "-y", "--json", "web", "-a", mock.app)
+    updated = json.loads(mock.ok(*words, "-e", "A=1"))
+    shown = json.loads(mock.ok("machine", "status", "--json", "web", "-a", mock.app))
+    assert updated["state"] == "started"
+    assert updated["events"] == shown["events"]
+
+
+def test_an_update_that_could_not_be_made_says_why(mock: Midge) -> None:
+    mock.ok("machine", "run", "-d", "-a", mock.app, "-n", "web", "box:1")
+    told = order(prepare_ms=50, fail_prepare=1, fail_final=True)
+    result = mock("machine", "update", "-y", "web", "-a", mock.app, *told)
+    assert result.exit_code == 1
+    assert "machine web was not updated: " in result.stderr
+    assert states(mock) == ["started"]
+
+
 def test_logs_are_read_again_later(mock: Midge) -> None:
     mock("machine", "run", "-a", mock.app, "-n", "web", *order(output="a\nb\nc\n", exit_after_ms=20), "box:1")
     assert mock.ok("machine", "logs", "web", "-a", mock.app) == "a\nb\nc\n"

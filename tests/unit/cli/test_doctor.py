@@ -175,6 +175,19 @@ def test_the_room_that_counts_is_that_of_the_data_directory(host: Make) -> None:
     assert "free in" in system.disk_space(host()).message
 
 
+def test_the_room_of_a_directory_to_be_made_is_that_of_where_it_goes(host: Make, tmp_path: Path) -> None:
+    made = host()
+    made.data_dir = tmp_path / "not" / "yet"
+    assert f"free in {tmp_path}, where {made.data_dir} would be" in system.disk_space(made).message
+
+
+def test_the_data_directory_is_the_one_of_the_server_that_answers(midge: FakeServer, tmp_path: Path) -> None:
+    del midge.env["MIDGE_DATA_DIR"]
+    (tmp_path / "elsewhere").mkdir()
+    midge.answers = {"GET /-/config": {"data_dir": str(tmp_path / "elsewhere")}}
+    assert f"free in {tmp_path / 'elsewhere'}" in midge("doctor", "disk-space").stdout
+
+
 def test_a_server_that_does_not_answer_is_a_warning(host: Make, midge: FakeServer) -> None:
     midge.answers = {"GET /readyz": httpx2.ConnectError("refused")}
     assert server.reachable(host()).state == "warn"

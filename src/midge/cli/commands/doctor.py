@@ -22,6 +22,7 @@ def doctor(session: Session, names: tuple[str, ...], data_dir: str) -> int:
     """Check what this host can do, and say how to mend it. Exit code 1 when a check fails."""
     from midge.cli.doctor import registry
     from midge.cli.doctor.check import Host
+    from midge.cli.doctor.server import server_data_dir
     from midge.cli.host import kernels_directory
     from midge.server.settings import load_settings
 
@@ -31,7 +32,10 @@ def doctor(session: Session, names: tuple[str, ...], data_dir: str) -> int:
         raise click.UsageError(f"no check {sorted(unknown)[0]!r}; there are {known}")
     out = session.out
     settings = load_settings({"data_dir": data_dir or None}, session.env).settings
-    host = Host(session, data_dir=Path(settings.data_dir), kernels_dir=kernels_directory(settings))
+    folder = Path(settings.data_dir)
+    if not data_dir and not session.env.get("MIDGE_DATA_DIR"):
+        folder = server_data_dir(session) or folder
+    host = Host(session, data_dir=folder, kernels_dir=kernels_directory(settings))
     found = []
     for check, finding in registry.run(host, frozenset(names)):
         found.append((check, finding))

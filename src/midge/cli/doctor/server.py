@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import time
 from email.utils import parsedate_to_datetime
+from pathlib import Path
 
 from midge import __version__
 from midge.cli.doctor.check import Finding, Host, fail, ok, skip, warn
+from midge.cli.session import Session
 from midge.client import server as requests
 from midge.errors import Forbidden, MidgeError, NotFound, Unauthorized, chain
 
@@ -31,6 +33,18 @@ def reachable(host: Host) -> Finding:
         )
         return fail(f"{endpoint.url.value} is not ready: {reasons}", "midge status")
     return ok(f"{endpoint.url.value} (from {endpoint.url.origin}) is ready")
+
+
+def server_data_dir(session: Session) -> Path | None:
+    """Where the server that commands talk to keeps its data, if it is on this host and tells."""
+    try:
+        if not session.endpoint().is_loopback:
+            return None
+        told = str(session.client.server.config().get("data_dir", ""))
+    except MidgeError:
+        return None
+    # A port of this host may be forwarded to another one, whose directories are not here.
+    return Path(told).absolute() if told and Path(told).is_dir() else None
 
 
 def token(host: Host) -> Finding:

@@ -93,7 +93,9 @@ def disk_space(host: Host) -> Finding:
     while not folder.exists():
         folder = folder.parent
     free = shutil.disk_usage(folder).free
-    message = f"{text.size(free)} free in {host.data_dir}"
+    message = f"{text.size(free)} free in {folder}"
+    if folder != host.data_dir.absolute():
+        message += f", where {host.data_dir} would be"
     if free < DISK_FAIL_BYTES:
         return fail(message, "midge image prune --all, or another --data-dir")
     if free < DISK_WARN_BYTES:

@@ -6,7 +6,7 @@ import click
 
 from midge.cli import settings
 from midge.cli.commands.machine.config_options import ConfigOptions, apply, config_options
-from midge.cli.commands.machine.create import show_new
+from midge.cli.commands.machine.create import show_new, wait_created
 from midge.cli.failure import doing
 from midge.cli.options import (
     app_option,
@@ -51,7 +51,9 @@ def clone(
         made = session.client.machines.create(
             owner, config, name=name, region=settings.region(session, region).value, skip_launch=skip_launch
         )
-        if not (detach or skip_launch):
-            target = Target(owner, made["id"], made["name"], made["state"])
+        target = Target(owner, made["id"], made["name"], made["state"])
+        if skip_launch and not detach:
+            made = wait_created(session, target, wait_timeout)
+        elif not detach:
             made["state"] = wait_for(session, target, ("started", "stopped", "failed"), wait_timeout)
     show_new(session, made, owner, "created")

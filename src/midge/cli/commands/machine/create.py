@@ -14,11 +14,24 @@ from midge.cli.commands.machine.config_options import (
     config_options,
     read_config,
 )
+from midge.cli.commands.machine.failed import not_done
 from midge.cli.exits import UsageFailure
 from midge.cli.failure import doing
-from midge.cli.options import app_option, org_option, pass_through, region_option
+from midge.cli.options import (
+    app_option,
+    detach_option,
+    org_option,
+    pass_through,
+    region_option,
+    wait_timeout_option,
+)
 from midge.cli.session import Session
+from midge.cli.targets import Target
+from midge.cli.waiting import wait_for
 from midge.errors import NameTaken, NotFound
+
+# What a machine settles as whose creation failed.
+_NOT_CREATED = ("failed", "destroyed")
 
 
 @pass_through("create")
@@ -31,6 +44,8 @@ from midge.errors import NameTaken, NotFound
 @region_option
 @click.option("-n", "--name", default="", metavar="NAME", help="Made up by the server when left out.")
 @config_options
+@detach_option
+@wait_timeout_option
 def create(
     session: Session,
     image: str,
@@ -40,15 +55,30 @@ def create(
     region: str,
     name: str,
     options: ConfigOptions,
+    detach: bool,
+    wait_timeout: float,
 ) -> None:
-    """Create a machine without starting it."""
+    """Create a machine without starting it. Fails if its image cannot be had."""
     config = configuration(session, image, cmd, options)
     owner = app_for_new(session, app, org)
     with doing("create a machine"):
         machine = session.client.machines.create(
             owner, config, name=name, region=settings.region(session, region).value, skip_launch=True
         )
+    if not detach:
+        target = Target(owner, machine["id"], machine["name"], machine["state"])
+        machine = wait_created(session, target, wait_timeout)
     show_new(session, machine, owner, "created")
+
+
+def wait_created(session: Session, target: Target, timeout_s: float) -> Json:
+    """The machine, once it is made. Raises MachineFailed with the reason when it cannot be."""
+    with doing(f"create machine {target.typed}"):
+        reached = wait_for(session, target, ("settled",), timeout_s)
+        machine = session.client.machines.get(target.app, target.id)
+    if reached in _NOT_CREATED:
+        raise not_done(target, machine, "was not created")
+    return machine
 
 
 def configuration(session: Session, image: str, cmd: tuple[str, ...], options: ConfigOptions) -> Json:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import click
 
 from midge.cli.ask import confirm
-from midge.cli.commands.machine.events import failure, failure_hint
+from midge.cli.commands.machine.events import Json, failure, failure_hint
 from midge.cli.failure import doing
 from midge.cli.options import (
     Duration,
@@ -129,7 +129,8 @@ def _check_suspended(session: Session, target: Target, state: str) -> None:
     if state in ("suspended", "stopped"):
         return
     machine = session.client.machines.get(target.app, target.id)
-    event = next((event for event in machine.get("events") or [] if event["type"] == "suspend"), {})
+    events: list[Json] = machine.get("events") or []
+    event: Json = next((event for event in events if event["type"] == "suspend"), {})
     raise Abort(
         failure(event) or f"it is {state}",
         hint="; ".join(filter(None, (failure_hint(event), f"see `{target.command('events')}`"))),

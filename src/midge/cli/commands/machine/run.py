@@ -9,8 +9,8 @@ import click
 
 from midge.cli import exits, settings
 from midge.cli.commands.machine.config_options import ConfigOptions, Json, config_options
-from midge.cli.commands.machine.create import app_for_new, configuration, show_new
-from midge.cli.commands.machine.events import failure, failure_hint
+from midge.cli.commands.machine.create import app_for_new, configuration, show_new, wait_created
+from midge.cli.commands.machine.failed import MachineFailed, not_done, reason_of
 from midge.cli.exits import UsageFailure
 from midge.cli.failure import doing
 from midge.cli.options import app_option, org_option, pass_through, region_option, wait_timeout_option
@@ -18,19 +18,12 @@ from midge.cli.progress import step
 from midge.cli.session import Session
 from midge.cli.targets import Target
 from midge.cli.waiting import wait_for
-from midge.errors import MidgeError
 
 # How long one foreground run may take, in seconds: Ctrl-C ends it earlier.
 FOREGROUND_MAX_S = 30 * 24 * 3600.0
 
 # States in which a machine has ended for good.
 ENDED = ("stopped", "failed", "destroyed")
-
-
-class MachineFailed(MidgeError):
-    """The machine ended without having run its command."""
-
-    code = "machine_failed"
 
 
 @pass_through("run", remote=True)
@@ -86,6 +79,8 @@ def run(
         machine = session.client.machines.create(owner, config, **place, skip_launch=skip_launch)
     target = Target(owner, machine["id"], machine["name"], machine["state"])
     if skip_launch:
+        if not detach:
+            machine = wait_created(session, target, wait_timeout)
         show_new(session, machine, owner, "created")
         return exits.OK
     if detach:
@@ -143,7 +138,7 @@ def _result(session: Session, target: Target) -> int:
         machine = session.client.machines.get(target.app, target.id)
     exited = last_exit(machine)
     if exited is None:
-        raise _not_run(target, machine)
+        raise not_done(target, machine, "did not start")
     code = exits.remote(int(exited.get("guest_exit_code") or exited["exit_code"]))
     if exited.get("oom_killed"):
         session.out.warn(f"machine {target.typed} ran out of memory; give it more with --memory")
@@ -155,14 +150,6 @@ def _result(session: Session, target: Target) -> int:
             {"type": "exit", "id": target.id, "app": target.app, "exit_code": code, "event": exited}
         )
     return code
-
-
-def _not_run(target: Target, machine: Json) -> MachineFailed:
-    reason, hint = reason_of(machine)
-    return MachineFailed(
-        f"machine {target.typed} did not start: {reason or 'it is ' + machine['state']}",
-        hint="; ".join(filter(None, (hint, f"see `{target.command('events')}`"))),
-    )
 
 
 def last_exit(machine: Json) -> dict[str, Any] | None:
@@ -177,16 +164,10 @@ def last_exit(machine: Json) -> dict[str, Any] | None:
     return None
 
 
-def reason_of(machine: Json) -> tuple[str, str]:
-    """The reason of a failure, and what to do about it, as the latest event that says so gives them."""
-    events = machine.get("events") or []
-    return next(((reason, failure_hint(event)) for event in events if (reason := failure(event))), ("", ""))
-
-
 def _check_started(session: Session, target: Target, state: str) -> None:
     """A process that ended well within moments has run all the same."""
     if state == "failed":
-        raise _not_run(target, session.client.machines.get(target.app, target.id))
+        raise not_done(target, session.client.machines.get(target.app, target.id), "did not start")
 
 
 def wait_started(session: Session, target: Target, timeout_s: float) -> None:

@@ -16,6 +16,7 @@ from midge.cli.commands.machine.config_options import (
     read_config,
     split,
 )
+from midge.cli.commands.machine.failed import not_done
 from midge.cli.failure import doing
 from midge.cli.options import (
     app_option,
@@ -26,8 +27,10 @@ from midge.cli.options import (
     yes_option,
 )
 from midge.cli.session import Session
-from midge.cli.targets import find
+from midge.cli.targets import Target, find
 from midge.cli.waiting import wait_for
+from midge.client.failures import StateUnreachable
+from midge.errors import NotFound
 
 
 @command("update")
@@ -88,8 +91,20 @@ def update(
             target.app, target.id, after, current_version=found["version"], skip_launch=skip_launch
         )
         if not detach:
-            found["state"] = wait_for(session, target, ("settled",), wait_timeout, version=found["version"])
+            found = _wait_updated(session, target, found["version"], wait_timeout)
     _report(session, found, changes)
+
+
+def _wait_updated(session: Session, target: Target, version: str, timeout_s: float) -> Json:
+    """The machine as it is then. Raises MachineFailed if it went back to the version before."""
+    try:
+        wait_for(session, target, ("settled",), timeout_s, version=version)
+    except (NotFound, StateUnreachable):
+        machine = session.client.machines.get(target.app, target.id)
+        if machine["version"] < version:
+            raise not_done(target, machine, "was not updated") from None
+        raise
+    return session.client.machines.get(target.app, target.id)
 
 
 def _report(session: Session, machine: Json, changes: list[str]) -> None:
