@@ -207,3 +207,25 @@ def test_a_suspend_that_ended_in_time_says_so(midge: FakeServer) -> None:
     }
     result = midge("machine", "suspend", ID, "-a", "app")
     assert (result.exit_code, result.stdout) == (0, f"{ID} suspended\n")
+
+
+def test_a_clone_that_does_not_start_says_why(midge: FakeServer) -> None:
+    error = {"message": "no such user: web"}
+    event = {
+        "id": "01C",
+        "type": "start",
+        "status": "failed",
+        "source": "flyd",
+        "timestamp": 1_577_836_802_000,
+        "request": {"error": error},
+    }
+    machines = "/v1/apps/app/machines"
+    failed = {**MACHINE, "state": "failed", "events": [event]}
+    midge.answers = {
+        f"GET {machines}/{ID}": failed,
+        f"POST {machines}": {**MACHINE, "state": "creating"},
+        f"GET {machines}/{ID}/wait": {"ok": True, "state": "failed", "version": MACHINE["version"]},
+    }
+    result = midge("machine", "clone", ID, "-a", "app")
+    assert result.exit_code == 1
+    assert "did not start: no such user: web" in result.stderr

@@ -7,6 +7,7 @@ import click
 from midge.cli import settings
 from midge.cli.commands.machine.config_options import ConfigOptions, apply, config_options
 from midge.cli.commands.machine.create import show_new, wait_created
+from midge.cli.commands.machine.failed import not_done
 from midge.cli.failure import doing
 from midge.cli.options import (
     app_option,
@@ -55,5 +56,9 @@ def clone(
         if skip_launch and not detach:
             made = wait_created(session, target, wait_timeout)
         elif not detach:
-            made["state"] = wait_for(session, target, ("started", "stopped", "failed"), wait_timeout)
+            made["state"] = wait_for(
+                session, target, ("started", "stopped", "failed", "destroyed"), wait_timeout
+            )
+    if made["state"] in ("failed", "destroyed"):
+        raise not_done(target, session.client.machines.get(owner, made["id"]), "did not start")
     show_new(session, made, owner, "created")
