@@ -204,7 +204,9 @@ class LocalHost:
         return machine.handle
 
     async def signal(self, machine_id: str, signum: int) -> None:
-        await self._parts.driver.signal(self._running(machine_id, "signal"), signum)
+        handle = self._running(machine_id, "signal")
+        with self._while_running(machine_id, "signal"):
+            await self._parts.driver.signal(handle, signum)
 
     def exec(self, machine_id: str, request: ExecRequest) -> AbstractAsyncContextManager[ExecSession]:
         handle = self._running(machine_id, "exec")

@@ -174,17 +174,24 @@ def test_a_group_of_one_error_is_that_error() -> None:
     assert alone(both) is both
 
 
+def failed(kind: str, error: dict[str, str]) -> dict[str, object]:
+    """The event of an operation that failed."""
+    request = {"error": error}
+    stamp = 1_577_836_802_000
+    return {
+        "id": "01C",
+        "type": kind,
+        "status": "failed",
+        "source": "flyd",
+        "timestamp": stamp,
+        "request": request,
+    }
+
+
 def test_a_suspend_that_failed_says_why(midge: FakeServer) -> None:
     """The machine runs on, so waiting for `suspended` would not end."""
     error = {"message": "suspend needs 319 MiB on disk, 0 MiB are free", "hint": "free space"}
-    event = {
-        "id": "01C",
-        "type": "suspend",
-        "status": "failed",
-        "source": "flyd",
-        "timestamp": 1_577_836_802_000,
-        "request": {"error": error},
-    }
+    event = failed("suspend", error)
     machines = "/v1/apps/app/machines"
     midge.answers = {
         f"GET {machines}/{ID}": {**MACHINE, "events": [event, *MACHINE["events"]]},
@@ -211,18 +218,11 @@ def test_a_suspend_that_ended_in_time_says_so(midge: FakeServer) -> None:
 
 def test_a_clone_that_does_not_start_says_why(midge: FakeServer) -> None:
     error = {"message": "no such user: web"}
-    event = {
-        "id": "01C",
-        "type": "start",
-        "status": "failed",
-        "source": "flyd",
-        "timestamp": 1_577_836_802_000,
-        "request": {"error": error},
-    }
+    event = failed("start", error)
     machines = "/v1/apps/app/machines"
-    failed = {**MACHINE, "state": "failed", "events": [event]}
+    machine = {**MACHINE, "state": "failed", "events": [event]}
     midge.answers = {
-        f"GET {machines}/{ID}": failed,
+        f"GET {machines}/{ID}": machine,
         f"POST {machines}": {**MACHINE, "state": "creating"},
         f"GET {machines}/{ID}/wait": {"ok": True, "state": "failed", "version": MACHINE["version"]},
     }

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import click
 
 from midge.cli.ask import confirm
-from midge.cli.commands.machine.events import Json, failure, failure_hint
+from midge.cli.commands.machine.failed import not_done
 from midge.cli.failure import doing
 from midge.cli.options import (
     Duration,
@@ -21,7 +21,6 @@ from midge.cli.options import (
 from midge.cli.session import Session
 from midge.cli.targets import Target, find_all
 from midge.cli.waiting import wait_for
-from midge.errors import Abort
 
 
 @command("start")
@@ -125,16 +124,12 @@ def suspend(session: Session, machines: tuple[str, ...], app: str, detach: bool,
 
 
 def _check_suspended(session: Session, target: Target, state: str) -> None:
-    """Raises Abort, with the server's reason, for a machine that is not suspended."""
+    """Raises MachineFailed, with what the latest suspend says, for a machine that is not suspended."""
     if state in ("suspended", "stopped"):
         return
     machine = session.client.machines.get(target.app, target.id)
-    events: list[Json] = machine.get("events") or []
-    event: Json = next((event for event in events if event["type"] == "suspend"), {})
-    raise Abort(
-        failure(event) or f"it is {state}",
-        hint="; ".join(filter(None, (failure_hint(event), f"see `{target.command('events')}`"))),
-    )
+    suspends = [event for event in machine.get("events") or [] if event["type"] == "suspend"]
+    raise not_done(target, {**machine, "events": suspends[:1]}, "was not suspended")
 
 
 @command("destroy")
