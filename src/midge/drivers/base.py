@@ -2,6 +2,7 @@
 
 The worker calls a driver's verbs for one machine strictly one after another (its owner task); for different
 machines they run at the same time. Every verb is idempotent: after a crash the step that called it runs again.
+A program is never run twice for one `start_id`.
 
     prepare ──► start ──► (stop | kill | the process ends) ──► wait returns ──► cleanup ──► start …
                   │                                                               │
@@ -120,7 +121,15 @@ class Trace(Protocol):
 
 
 class Driver(Protocol):
-    """How a host runs a machine."""
+    """How a host runs a machine.
+
+    A handle names one run: a machine and a `start_id`. A verb never touches another run of the machine. Where the run
+    of the handle has ended, was cleared away, or another start has taken its place, all drivers answer alike:
+
+    * `wait` reports the run's exit for as long as it is recorded, that is until `cleanup`; NotRunning after that;
+    * `signal` and `kill` do nothing: what they ask for is so already;
+    * `exec`, `ps`, `stats` and `suspend` raise NotRunning.
+    """
 
     name: str
 
@@ -152,7 +161,8 @@ class Driver(Protocol):
     async def start(self, spec: MachineSpec, trace: Trace) -> Handle:
         """Runs the machine's process from a fresh root filesystem; returns when the process has been executed.
 
-        A machine that this `spec.start_id` already started is adopted; leftovers of any other start are removed.
+        A machine that this `spec.start_id` already started is adopted: one that runs, and one that has run and ended,
+        whose handle is given back so that `wait` reports its exit. Leftovers of any other start are removed.
         A command that cannot be executed is no error of start: the process "ran" and ended with 126 or 127.
 
         Raises:
@@ -170,11 +180,11 @@ class Driver(Protocol):
         ...
 
     async def signal(self, handle: Handle, signum: int) -> None:
-        """Sends a signal to the main process. No error if it has ended already."""
+        """Sends a signal to the main process. Nothing if this run has ended or is gone."""
         ...
 
     async def kill(self, handle: Handle) -> None:
-        """Ends the machine at once. `wait` then reports signal 9."""
+        """Ends the machine at once; `wait` then reports signal 9. Nothing if this run has ended or is gone."""
         ...
 
     async def suspend(self, spec: MachineSpec, handle: Handle) -> dict[str, Any]:
@@ -182,6 +192,7 @@ class Driver(Protocol):
 
         Raises:
             NotSupported: the driver cannot.
+            NotRunning: this run has ended or is gone.
             OutOfSpace, DriverError: nothing has changed, the machine runs on.
 
         When it is cancelled, the machine runs on or is suspended; `go_on` makes it run either way.
@@ -227,13 +238,13 @@ class Driver(Protocol):
         ...
 
     def exec(self, handle: Handle, request: ExecRequest) -> AbstractAsyncContextManager[ExecSession]:
-        """Runs a command inside. Leaving the context kills it if it still runs."""
+        """Runs a command inside. Leaving the context kills it if it still runs. Raises: NotRunning."""
         ...
 
     async def ps(self, handle: Handle) -> list[dict[str, Any]]:
-        """Processes inside, in the form of the API's ProcessStat."""
+        """Processes inside, in the form of the API's ProcessStat. Raises: NotRunning."""
         ...
 
     async def stats(self, handle: Handle) -> dict[str, Any]:
-        """Memory, CPU and I/O figures of the running machine."""
+        """Memory, CPU and I/O figures of the running machine. Raises: NotRunning."""
         ...

@@ -18,7 +18,8 @@ import msgspec
 
 from midge.drivers import shim, shim_files
 from midge.drivers.base import ExecExit, ExecRequest, ExecSession
-from midge.errors import DriverError, InvalidInput
+from midge.drivers.rundir import RunRecord
+from midge.errors import DriverError, InvalidInput, NotRunning
 from midge.guest import messages as m
 from midge.guest.channel import GuestChannel
 from midge.guest.errors import ChannelLost, GuestRefused
@@ -101,13 +102,34 @@ class Instance:
             self.process.release()
 
     def exec(self, request: ExecRequest) -> AbstractAsyncContextManager[ExecSession]:
+        """Raises: NotRunning: the process has ended."""
+        self._check_running()
         return _exec(self.channel, request)
 
     async def ps(self) -> list[dict[str, Any]]:
+        """Raises: NotRunning: the process has ended."""
+        self._check_running()
         return [msgspec.to_builtins(process) for process in await self.channel.ps()]
 
     async def stats(self) -> dict[str, Any]:
+        """Raises: NotRunning: the process has ended."""
+        self._check_running()
         return await self.channel.stats()
+
+    def _check_running(self) -> None:
+        if self._status is not None or self.channel.exit is not None:
+            raise NotRunning(f"the process of {self.rundir.name} has ended")
+
+
+def is_over(record: RunRecord, found: shim_files.ShimState) -> bool:
+    """Whether the process of a run may have run and runs no more: the start is not repeated, its exit is reported.
+
+    A guest that vanished without a report counts once it may have been told to run. Before that nothing has happened,
+    and the start begins anew.
+    """
+    if found.exit is not None:
+        return True
+    return record.told and (found.ended is not None or not found.shim_alive)
 
 
 def kill_leftover(rundir: Path) -> None:

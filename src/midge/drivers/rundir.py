@@ -6,7 +6,9 @@ run.json     which start this is, and what it holds: written before anything is 
 
 from __future__ import annotations
 
+import contextlib
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +24,13 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         slot: name of the network slot, empty if there is none.
+        told: whether its guest may have been told to run the process. From then on the start is not repeated.
         data: whatever else the driver has to find again.
     """
 
     start_id: str
     slot: str = ""
+    told: bool = False
     data: dict[str, Any] = {}
 
 
@@ -51,3 +55,23 @@ def read_record(rundir: Path) -> RunRecord | None:
         return None
     except msgspec.MsgspecError as error:
         raise DriverError(f"{rundir / RECORD_NAME} is damaged") from error
+
+
+@contextlib.contextmanager
+def telling(rundir: Path) -> Iterator[None]:
+    """Has on record, before it happens, that the guest is told to run. A start that fails within may be repeated.
+
+    Raises:
+        DriverError: there is no record, or it is damaged.
+        OSError: it cannot be written.
+    """
+    record = read_record(rundir)
+    if record is None:
+        raise DriverError(f"{rundir / RECORD_NAME} is gone")
+    write_record(rundir, msgspec.structs.replace(record, told=True))
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(OSError):
+            write_record(rundir, msgspec.structs.replace(record, told=False))
+        raise

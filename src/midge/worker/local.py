@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from midge.drivers.base import ExecRequest, ExecSession, Handle
-from midge.errors import NotSupported, PreconditionFailed
+from midge.errors import NotRunning, NotSupported, PreconditionFailed
 from midge.guest.errors import ChannelLost
 from midge.lifecycle.admission import live_lease
 from midge.logs.reader import LogReader
@@ -237,7 +237,7 @@ class LocalHost:
         """A guest that stops talking was suspended or has ended: the caller wants to know the machine's state."""
         try:
             yield
-        except ChannelLost as error:
+        except (ChannelLost, NotRunning) as error:
             state = self._parts.catalog.get(machine_id).state
             raise PreconditionFailed(
                 f"failed_precondition: unable to {what}, machine has stopped running meanwhile (state: {state})",

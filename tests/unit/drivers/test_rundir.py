@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from midge.drivers.rundir import RECORD_NAME, RunRecord, fresh, read_record, write_record
+from midge.drivers.rundir import RECORD_NAME, RunRecord, fresh, read_record, telling, write_record
 from midge.errors import DriverError
 
 
@@ -36,3 +36,24 @@ def test_a_fresh_directory_is_empty_and_private(tmp_path: Path) -> None:
         assert list(folder.iterdir()) == []
         (folder / "x").mkdir()
     assert folder.stat().st_mode & 0o777 == 0o700
+
+
+def test_that_a_guest_is_told_is_on_record_before_it_is(tmp_path: Path) -> None:
+    record = RunRecord(start_id="s", slot="mg-1", data={"uid": 7})
+    write_record(tmp_path, record)
+    with telling(tmp_path):
+        assert read_record(tmp_path) == RunRecord(start_id="s", slot="mg-1", told=True, data={"uid": 7})
+    assert read_record(tmp_path) == RunRecord(start_id="s", slot="mg-1", told=True, data={"uid": 7})
+
+
+def test_telling_that_fails_has_not_been(tmp_path: Path) -> None:
+    record = RunRecord(start_id="s")
+    write_record(tmp_path, record)
+    with pytest.raises(ValueError, match="no"), telling(tmp_path):
+        raise ValueError("no")
+    assert read_record(tmp_path) == record
+
+
+def test_nobody_is_told_without_a_record(tmp_path: Path) -> None:
+    with pytest.raises(DriverError, match="gone"), telling(tmp_path):
+        pytest.fail("told")

@@ -46,7 +46,7 @@ from midge.drivers.container.place import Place, Places
 from midge.drivers.container.run import Run, with_oom
 from midge.drivers.container.settings import ContainerSettings
 from midge.drivers.container.supply import Container, LayerSource, Supply
-from midge.drivers.instance import Instance, exit_status
+from midge.drivers.instance import Instance, exit_status, is_over
 from midge.drivers.keepers import Keepers
 from midge.drivers.links import MachineLinks
 from midge.drivers.rundir import RunRecord
@@ -156,7 +156,8 @@ class ContainerDriver:
         except BaseException:
             await container.channel.aclose()
             raise
-        instance = await self._launcher.run_guest(spec, container.process, container.channel, trace)
+        with rundirs.telling(container.place.rundir):
+            instance = await self._launcher.run_guest(spec, container.process, container.channel, trace)
         self._runs[spec.machine_id] = Run(spec.start_id, container.name, instance, container.place.cgroup)
 
     async def _start_new(self, spec: MachineSpec, trace: Trace) -> None:
@@ -176,7 +177,8 @@ class ContainerDriver:
             await all_of(launching, self._places.assign(place, spec))
         process = await launching
         trace.mark("launch")
-        instance = await self._launcher.run_guest(spec, process, trace=trace)
+        with rundirs.telling(place.rundir):
+            instance = await self._launcher.run_guest(spec, process, trace=trace)
         self._runs[spec.machine_id] = Run(spec.start_id, place.name, instance, place.cgroup)
 
     def _own(self, place: Place, spec: MachineSpec) -> None:
@@ -187,19 +189,21 @@ class ContainerDriver:
         self._links.link(spec.machine_id, place.name)
 
     async def _is_started(self, spec: MachineSpec) -> bool:
-        """Takes over what this very start left before the worker died; clears away anything else of the machine."""
+        """Whether this very start has been made, and runs or has ended; clears away anything else of the machine."""
         machine_id = spec.machine_id
         name, record = self._find(machine_id)
         if name is None:
             return False
         if record is not None and record.start_id == spec.start_id and not self._suspended(machine_id):
-            found = shim_files.read_state(self._places.rundir(name))
-            if found.exit is not None:
-                return True  # it ran and has ended, which `wait` will say
-            run = await self._take_over(machine_id, name, record, greet=True) if found.shim_alive else None
-            greeting = run.instance.channel.guest if run else None
-            if greeting is not None and greeting.state == "running":
-                return True
+            rundir = self._places.rundir(name)
+            found = shim_files.read_state(rundir)
+            if found.shim_alive and found.exit is None and found.ended is None:
+                run = await self._take_over(machine_id, name, record, greet=True)
+                greeting = run.instance.channel.guest if run else None
+                if greeting is not None and greeting.state == "running":
+                    return True
+            if is_over(record, shim_files.read_state(rundir)):
+                return True  # which `wait` will say
         await self._clear(machine_id)
         return False
 
@@ -297,7 +301,10 @@ class ContainerDriver:
         if name is None or record is None or (suspended or record.start_id) not in ours:
             raise SnapshotUnusable(f"machine {machine_id} is not frozen here", hint="was the host restarted?")
         rundir = self._places.rundir(name)
-        if not shim_files.read_state(rundir).shim_alive:
+        found = shim_files.read_state(rundir)
+        if not suspended and record.start_id == spec.start_id and is_over(record, found):
+            return self._handle(spec)  # this resume has been made, and `wait` will say how its process ended
+        if not found.shim_alive:
             raise SnapshotUnusable(f"machine {machine_id} has ended while it was frozen")
         thaw(self._places.groups.get(name))
         trace.mark("thaw")

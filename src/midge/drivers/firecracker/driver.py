@@ -36,7 +36,7 @@ from midge.drivers.firecracker.settings import FirecrackerSettings
 from midge.drivers.firecracker.start import GUEST_TIMEOUT_S, Starter, furnish, wake
 from midge.drivers.firecracker.suspend import Snapshots, Target, differences, disk_identity
 from midge.drivers.firecracker.version import Programs
-from midge.drivers.instance import Instance, exit_status
+from midge.drivers.instance import Instance, exit_status, is_over
 from midge.drivers.rundir import RunRecord
 from midge.drivers.templates import TemplateStore
 from midge.errors import DeadlineExceeded, DriverError, NotFound, NotRunning, NotSupported, SnapshotUnusable
@@ -178,14 +178,15 @@ class FirecrackerDriver:
             await self._templates.forget(template.key)
             raise
         tell = partial(self._starter.configure, spec, place, trace)
-        self._keep(spec, await self._starter.enter(spec, place, process, tell))
+        with rundirs.telling(place.rundir):
+            self._keep(spec, await self._starter.enter(spec, place, process, tell))
         return self._handle(spec)
 
     def _keep(self, spec: MachineSpec, instance: Instance) -> None:
         self._instances[spec.machine_id] = (spec.start_id, instance)
 
     async def _is_started(self, spec: MachineSpec) -> bool:
-        """Takes over what this very start left before the worker died; clears away anything else of the machine."""
+        """Whether this very start has been made, and runs or has ended; clears away anything else of the machine."""
         machine_id = spec.machine_id
         rundir = self._places.rundir(machine_id)
         if not rundir.exists():
@@ -193,12 +194,13 @@ class FirecrackerDriver:
         record = rundirs.read_record(rundir)
         if record is not None and record.start_id == spec.start_id:
             found = shim_files.read_state(rundir)
-            if found.exit is not None:
-                return True  # it ran and has ended, which `wait` will say
-            instance = await self._take_over(machine_id, record) if found.shim_alive else None
-            greeting = instance.channel.guest if instance else None
-            if greeting is not None and greeting.state == "running":
-                return True
+            if found.shim_alive and found.exit is None and found.ended is None:
+                instance = await self._take_over(machine_id, record)
+                greeting = instance.channel.guest if instance else None
+                if greeting is not None and greeting.state == "running":
+                    return True
+            if is_over(record, shim_files.read_state(rundir)):
+                return True  # which `wait` will say
         await self._clear(machine_id)
         return False
 

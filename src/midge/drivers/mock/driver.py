@@ -71,6 +71,7 @@ class MockDriver:
         handle = Handle(driver=self.name, machine_id=spec.machine_id, start_id=spec.start_id)
         if running is not None and running.start_id == spec.start_id:
             return handle
+        self._forget(spec.machine_id)
         order = orders.parse(spec.mock)
         if order.start_ms:
             await self._delay(order.start_ms)
@@ -99,7 +100,9 @@ class MockDriver:
 
     async def signal(self, handle: Handle, signum: int) -> None:
         process = self.host.read(handle.machine_id)
-        if process is None or process.ended is not None or signum in _HARMLESS:
+        if process is None or process.start_id != handle.start_id or process.ended is not None:
+            return
+        if signum in _HARMLESS:
             return
         order = orders.parse(process.order)
         if order.ignore_signals and signum != SIGKILL:
@@ -115,7 +118,7 @@ class MockDriver:
 
     async def suspend(self, spec: MachineSpec, handle: Handle) -> dict[str, Any]:
         order = orders.parse(spec.mock)
-        process = self._process(handle)
+        process = self._running(handle)
         await self._delay(order.suspend_ms)
         if self.host.count_failure(spec.machine_id, "suspend", order.fail_suspend):
             raise DriverError(f"mock machine {spec.machine_id}: suspend fails as ordered")
@@ -150,6 +153,11 @@ class MockDriver:
         self.host.drop_snapshot(machine_id)
 
     async def cleanup(self, machine_id: str, handle: Handle | None) -> None:
+        self._forget(machine_id)
+        self.host.remove(machine_id)
+
+    def _forget(self, machine_id: str) -> None:
+        """Of a run that is gone: nobody has to wait for its end any more."""
         timer = self._timers.pop(machine_id, None)
         if timer is not None:
             timer.cancel()
@@ -157,7 +165,6 @@ class MockDriver:
         if future is not None and not future.done():
             future.set_exception(NotRunning(f"mock machine {machine_id} has been cleared away"))
             future.exception()  # nobody has to be waiting
-        self.host.remove(machine_id)
 
     async def destroy(self, machine_id: str) -> None:
         await self.cleanup(machine_id, None)
@@ -181,12 +188,15 @@ class MockDriver:
         return sorted(stray)
 
     def exec(self, handle: Handle, request: ExecRequest) -> AbstractAsyncContextManager[ExecSession]:
+        self._running(handle)
         return _session(request)
 
     async def ps(self, handle: Handle) -> list[dict[str, Any]]:
+        self._running(handle)
         return [{"pid": 1, "stime": 0, "rtime": 0, "command": "mock", "directory": "/", "cpu": 0, "rss": 0}]
 
     async def stats(self, handle: Handle) -> dict[str, Any]:
+        self._running(handle)
         return {"memory": {"used_bytes": 0}, "cpu": {"used_ns": 0}}
 
     # ── inner ─────────────────────────────────────────────────────────────────────────────────────────────────
@@ -195,6 +205,12 @@ class MockDriver:
         process = self.host.read(handle.machine_id)
         if process is None or process.start_id != handle.start_id:
             raise NotRunning(f"mock machine {handle.machine_id} does not run")
+        return process
+
+    def _running(self, handle: Handle) -> Process:
+        process = self._process(handle)
+        if process.ended is not None:
+            raise NotRunning(f"mock machine {handle.machine_id} has ended")
         return process
 
     def _exit_by_itself(self, handle: Handle) -> None:

@@ -34,7 +34,7 @@ from midge.drivers.base import (
 )
 from midge.drivers.configure import ENTROPY_BYTES, configure, guest_files
 from midge.drivers.guest_start import run_guest
-from midge.drivers.instance import Instance, exit_status
+from midge.drivers.instance import exit_status
 from midge.drivers.keepers import Keepers
 from midge.drivers.links import MachineLinks
 from midge.drivers.qemu import boot, suspend
@@ -169,13 +169,16 @@ class QemuDriver:
     # ── while it runs ─────────────────────────────────────────────────────────────────────────────────────────
 
     async def wait(self, handle: Handle) -> ExitStatus:
-        return await self._residents.instance(handle).wait()
+        instance = self._residents.find(handle)
+        return self._residents.recorded_exit(handle) if instance is None else await instance.wait()
 
     async def signal(self, handle: Handle, signum: int) -> None:
-        await self._residents.instance(handle).signal(signum)
+        instance = self._residents.find(handle)
+        if instance is not None:
+            await instance.signal(signum)
 
     async def kill(self, handle: Handle) -> None:
-        instance = self._residents.instances.get(handle.machine_id)
+        instance = self._residents.find(handle)
         if instance is not None:
             await instance.kill()
 
@@ -217,12 +220,11 @@ class QemuDriver:
         if name is None:
             return Lost(reason="its run directory is gone, as after a restart of the host")
         await self._suspending.recover(handle.machine_id, name, handle.start_id)
-        rundir = self._vms.rundir(name)
         channel = await self._residents.attach(name)
         if channel is None:
-            found = shim_files.read_state(rundir)
+            found = shim_files.read_state(self._vms.rundir(name))
             return Exited(status=exit_status(found.exit, found.ended))
-        self._residents.instances[handle.machine_id] = Instance(rundir, channel)
+        await self._residents.take_over(handle.machine_id, handle.start_id, name, channel)
         return Running(handle=handle)
 
     async def sweep(self, known: set[str]) -> list[str]:

@@ -6,6 +6,7 @@ are on file, so that the next worker finds them (`adopt`, `recover`).
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Awaitable, Callable
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -15,14 +16,14 @@ import structlog
 from midge.drivers import rundir as rundirs
 from midge.drivers import shim, shim_files
 from midge.drivers.base import Handle
-from midge.drivers.instance import Instance
+from midge.drivers.instance import Instance, exit_status, is_over
 from midge.drivers.links import MachineLinks
 from midge.drivers.qemu import saving
 from midge.drivers.qemu.vm import Vm, VmMaker
 from midge.drivers.rundir import RunRecord
 from midge.errors import DriverError, MidgeError, NotRunning, chain
 from midge.guest.channel import GuestChannel
-from midge.machine.spec import MachineSpec
+from midge.machine.spec import ExitStatus, MachineSpec
 from midge.net.pool import NetPool
 
 _log = structlog.get_logger("midge.qemu")
@@ -43,17 +44,46 @@ class Residents:
         address_free: Callable[[str], Awaitable[None]],
     ) -> None:
         self.links = links
-        self.instances: dict[str, Instance] = {}
+        self._in_hand: dict[str, tuple[str, Instance]] = {}  # by machine: start_id and guest of its run
         self._vms = vms
         self._net = net
         self._address_free = address_free
 
+    def find(self, handle: Handle) -> Instance | None:
+        """The guest of this very run, if it is in hand."""
+        start_id, instance = self._in_hand.get(handle.machine_id, ("", None))
+        return instance if start_id == handle.start_id else None
+
     def instance(self, handle: Handle) -> Instance:
         """Raises: NotRunning."""
-        instance = self.instances.get(handle.machine_id)
+        instance = self.find(handle)
         if instance is None:
-            raise NotRunning(f"machine {handle.machine_id} does not run here")
+            raise _not_running(handle)
         return instance
+
+    def hold(self, machine_id: str, start_id: str, instance: Instance) -> None:
+        """Takes a guest in hand."""
+        self._in_hand[machine_id] = (start_id, instance)
+
+    def let_go(self, machine_id: str) -> None:
+        """Of a guest that is somebody else's to care for from now on."""
+        del self._in_hand[machine_id]
+
+    async def take_over(self, machine_id: str, start_id: str, name: str, channel: GuestChannel) -> None:
+        """Takes a guest in hand by a new channel, which has cut off the one before if there was one."""
+        _, before = self._in_hand.pop(machine_id, ("", None))
+        if before is not None:
+            await before.channel.aclose()
+        process = before.process if before is not None else None
+        self.hold(machine_id, start_id, Instance(self._vms.rundir(name), channel, process))
+
+    def recorded_exit(self, handle: Handle) -> ExitStatus:
+        """How a run ended that is not in hand, as its shim has it. Raises: NotRunning: nothing is left of it."""
+        name = self.vm_of(handle.machine_id, handle.start_id)
+        if name is None:
+            raise _not_running(handle)
+        found = shim_files.read_state(self._vms.rundir(name))
+        return exit_status(found.exit, found.ended)
 
     def vm_of(self, machine_id: str, start_id: str) -> str | None:
         """The name of the VM that this run of the machine has, by its record."""
@@ -68,36 +98,53 @@ class Residents:
         await self._vms.assign(vm, _address(spec), spec.network.mac if spec.network else None)
 
     def write(self, spec: MachineSpec, name: str, slot: str, uid: int) -> None:
-        """Record first: a link whose record tells of another run means that this one has not begun."""
+        """Record first: a link whose record tells of another run means that this one has not begun.
+
+        The guest is told right after this, or runs on in the machine's name: it counts as told.
+        """
         data = {"machine": spec.machine_id, "uid": uid}
-        rundirs.write_record(self._vms.rundir(name), RunRecord(start_id=spec.start_id, slot=slot, data=data))
+        record = RunRecord(start_id=spec.start_id, slot=slot, told=True, data=data)
+        rundirs.write_record(self._vms.rundir(name), record)
         self.links.link(spec.machine_id, name)
 
     def running(self, vm: Vm, spec: MachineSpec) -> Handle:
         """The guest runs its process: from here on it is in hand."""
         vm.vmm.qmp.close()
-        self.instances[spec.machine_id] = Instance(vm.rundir, vm.channel, vm.vmm.process)
+        self.hold(spec.machine_id, spec.start_id, Instance(vm.rundir, vm.channel, vm.vmm.process))
         return handle_of(spec, vm.name)
 
     async def abandon(self, vm: Vm, machine_id: str) -> None:
-        """Removes a VM whose start has failed."""
+        """Removes a VM whose start has failed; what cannot be removed is nobody's, and a later start clears it."""
+        with contextlib.suppress(OSError):
+            rundirs.write_record(vm.rundir, RunRecord(start_id="", slot=vm.slot.name))
         await self._vms.end(vm)
         self.links.unlink(machine_id)
 
     async def adopt(self, spec: MachineSpec) -> Handle | None:
-        """What this very start left running before the worker died; anything else of the machine is cleared away."""
+        """The run that this very start has made, whether it runs or has ended; anything else is cleared away."""
         if self.links.find(spec.machine_id) is None:
             return None
         name = self.vm_of(spec.machine_id, spec.start_id)
-        if name is not None:
-            channel = await self.attach(name)
-            if channel is not None and channel.guest is not None and channel.guest.state == "running":
-                self.instances[spec.machine_id] = Instance(self._vms.rundir(name), channel)
-                return handle_of(spec, name)
-            if channel is not None:
-                await channel.aclose()
+        if name is not None and (await self._runs_on(spec, name) or self._is_over(name)):
+            return handle_of(spec, name)
         await self.clear(spec.machine_id)
         return None
+
+    async def _runs_on(self, spec: MachineSpec, name: str) -> bool:
+        """Takes a guest in hand that runs its process."""
+        channel = await self.attach(name)
+        if channel is None:
+            return False
+        if channel.guest is None or channel.guest.state != "running":
+            await channel.aclose()
+            return False
+        await self.take_over(spec.machine_id, spec.start_id, name, channel)
+        return True
+
+    def _is_over(self, name: str) -> bool:
+        rundir = self._vms.rundir(name)
+        record = rundirs.read_record(rundir)
+        return record is not None and is_over(record, shim_files.read_state(rundir))
 
     async def attach(self, name: str) -> GuestChannel | None:
         """A channel to a guest that runs and has not ended; None otherwise."""
@@ -124,7 +171,7 @@ class Residents:
 
     async def clear(self, machine_id: str) -> None:
         """Ends the machine's VM if it has one, and removes all of it. Repeatable."""
-        instance = self.instances.pop(machine_id, None)
+        _, instance = self._in_hand.pop(machine_id, ("", None))
         if instance is not None:
             await instance.end(grace_s=0.0)
         name = self.links.find(machine_id)
@@ -137,9 +184,13 @@ class Residents:
 
     async def aclose(self) -> None:
         """Lets go of all guests; they run on."""
-        for instance in self.instances.values():
+        for _, instance in self._in_hand.values():
             await instance.detach()
-        self.instances.clear()
+        self._in_hand.clear()
+
+
+def _not_running(handle: Handle) -> NotRunning:
+    return NotRunning(f"machine {handle.machine_id} does not run here")
 
 
 def handle_of(spec: MachineSpec, name: str) -> Handle:

@@ -111,7 +111,7 @@ class Suspending:
                     await saving.wake(instance.channel)
             raise
         self._residents.links.unlink(machine_id)
-        del self._residents.instances[machine_id]
+        self._residents.let_go(machine_id)
         vm = ParkedVm(machine_id, name, instance, kept if held else None, cost_mb)
         if held:
             self._parked.park(vm)
@@ -171,7 +171,7 @@ class Suspending:
                 raise
             _log.warning("a parked VM is not used", machine=spec.machine_id, error=chain(error))
             return None
-        self._residents.instances[spec.machine_id] = vm.instance
+        self._residents.hold(spec.machine_id, spec.start_id, vm.instance)
         return handle_of(spec, vm.name)
 
     async def _claim_parked(self, vm: ParkedVm, kept: Kept, what: What, spec: MachineSpec) -> None:
@@ -213,7 +213,7 @@ class Suspending:
     async def go_on(self, spec: MachineSpec, handle: Handle, trace: Trace) -> Handle:
         machine_id = spec.machine_id
         if await self._snapshots.saved(machine_id, handle.start_id) is None:
-            instance = self._residents.instances.get(machine_id)
+            instance = self._residents.find(handle)
             if instance is not None and self._residents.vm_of(machine_id, handle.start_id) is not None:
                 await self._greet(instance, machine_id)
                 return handle
