@@ -12,13 +12,14 @@ import msgspec
 from midge.server.assembly import HostOpener, OpenHost, RunningServer, running
 from midge.server.paths import Paths
 from midge.server.settings import Settings
-from midge.testing.fake_host import FakeHost
+from midge.testing.host import staged_host
 
 
 @asynccontextmanager
-async def open_fake_host(settings: Settings, paths: Paths) -> AsyncIterator[OpenHost]:
-    """A `FakeHost` where a worker would be."""
-    yield OpenHost(host=FakeHost(region=settings.region))
+async def open_staged_host(settings: Settings, paths: Paths) -> AsyncIterator[OpenHost]:
+    """A `StagedHost`: no image store, no driver that needs anything of the machine it runs on."""
+    async with staged_host(paths.data_dir / "staged", region=settings.region) as host:
+        yield OpenHost(host=host)
 
 
 def settings_for_tests(data_dir: Path, **changes: Any) -> Settings:
@@ -31,7 +32,7 @@ def settings_for_tests(data_dir: Path, **changes: Any) -> Settings:
 
 @asynccontextmanager
 async def running_server(
-    data_dir: Path, *, open_host: HostOpener = open_fake_host, **changes: Any
+    data_dir: Path, *, open_host: HostOpener = open_staged_host, **changes: Any
 ) -> AsyncIterator[RunningServer]:
     """`running` with `settings_for_tests`; `changes` are members of `Settings`."""
     async with running(settings_for_tests(data_dir, **changes), open_host) as server:

@@ -15,6 +15,7 @@ from midge.drivers.base import Driver
 from midge.drivers.mock import MockDriver
 from midge.errors import ImageNotFound
 from midge.ids import new_machine_id, new_name
+from midge.images.reference import parse
 from midge.machine.config import MachineConfig
 from midge.operations.engine import Engine, Journal
 from midge.store.sqlite import Database
@@ -41,7 +42,10 @@ class FakeImages:
         if reference.startswith("missing"):
             raise ImageNotFound(f"no image {reference}")
         digest = "sha256:" + hashlib.sha256(reference.encode()).hexdigest()
-        return ImageRefView(registry="test", repository=reference, tag="latest", digest=digest)
+        named = parse(reference)
+        return ImageRefView(
+            registry=named.registry, repository=named.repository, tag=named.tag, digest=digest
+        )
 
     async def fetch(self, ref: ImageRefView) -> ImageResult:
         if self.fetch_error is not None:

@@ -11,7 +11,7 @@ import pytest
 from websockets.asyncio.client import ClientConnection, connect
 
 from midge.server.assembly import RunningServer
-from midge.testing.fake_host import FakeHost
+from midge.testing.host import StagedHost
 from midge.testing.server import running_server
 from tests.deadlines import PATIENCE_S
 from tests.loopback import DIRECT
@@ -26,8 +26,8 @@ class Live:
     machine: str
 
     @property
-    def host(self) -> FakeHost:
-        return cast(FakeHost, self.server.services.host)
+    def host(self) -> StagedHost:
+        return cast(StagedHost, self.server.services.host)
 
     @property
     def url(self) -> str:

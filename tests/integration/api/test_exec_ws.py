@@ -84,7 +84,7 @@ async def test_a_terminal_is_resized(live: Live) -> None:
         last = (await run(socket))[2]
     assert last["exit_code"] == 130
     assert last["signal"] == 2
-    assert live.host.sessions[-1].size == (50, 132)
+    assert live.host.driver.sessions[-1].size == (50, 132)
 
 
 async def test_a_time_limit(live: Live) -> None:
@@ -119,7 +119,7 @@ async def test_a_bad_later_message_is_answered(live: Live, message: str | bytes)
 
 
 async def test_a_stopped_machine_says_why_not(live: Live) -> None:
-    live.host.exit(live.machine, 0)
+    await live.host.exit(live.machine, 0)
     async with live.websocket("/exec/ws") as socket:
         await socket.send(json.dumps({"command": ["true"]}))
         assert (await run(socket))[2]["code"] == "failed_precondition"
@@ -130,7 +130,7 @@ async def test_a_client_that_leaves_ends_the_command(live: Live) -> None:
         await socket.send(json.dumps({"command": ["cat"], "stdin": True}))
         await socket.send(b"\0ready")
         assert await socket.recv() == b"\1ready"
-    session = live.host.sessions[-1]
+    session = live.host.driver.sessions[-1]
     async with asyncio.timeout(PATIENCE_S):
         await session.wait()
 

@@ -78,7 +78,7 @@ async def test_bad_ports(live: Live, query: str) -> None:
 
 
 async def test_a_stopped_machine_has_no_ports(live: Live, echo: int) -> None:
-    live.host.exit(live.machine, 0)
+    await live.host.exit(live.machine, 0)
     with pytest.raises(InvalidStatus) as caught:
         async with live.websocket(f"/proxy/ws?port={echo}"):
             pass

@@ -1,4 +1,4 @@
-"""A real server with a fake host in this process, and the command line against it."""
+"""A real server with a mocked host in this process, and the command line against it."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from midge.cli.main import root
 from midge.cli.session import Session
 from midge.server.assembly import HostOpener, RunningServer
 from midge.testing.images import build_docker_archive, busybox_files
-from midge.testing.server import open_fake_host, running_server
+from midge.testing.server import open_staged_host, running_server
 from tests.deadlines import PATIENCE_S
 
 
 class ServerThread:
     """Runs a server in an event loop of its own."""
 
-    def __init__(self, data_dir: Path, open_host: HostOpener = open_fake_host, **settings: Any) -> None:
+    def __init__(self, data_dir: Path, open_host: HostOpener = open_staged_host, **settings: Any) -> None:
         self.data_dir = data_dir
         self._open_host = open_host
         self._settings = settings

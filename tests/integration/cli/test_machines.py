@@ -1,4 +1,4 @@
-"""Machines by command line, against a real server with a fake host."""
+"""Machines by command line, against a real server with a mocked host."""
 
 from __future__ import annotations
 
@@ -229,7 +229,7 @@ def test_exec_returns_output_and_code_unchanged(midge: Midge) -> None:
     assert (result.exit_code, result.stdout) == (0, "-n --json hi\n")
     assert midge("machine", "exec", "-a", midge.app, machine, "sh", "-c", "exit 42").exit_code == 42
     missing = midge("machine", "exec", "-a", midge.app, machine, "nope")
-    assert (missing.exit_code, missing.stderr) == (127, "nope: not found\n")
+    assert (missing.exit_code, missing.stderr) == (127, "nope: command not found\n")
 
 
 def test_exec_tells_its_own_failure_from_the_commands(midge: Midge) -> None:
@@ -290,7 +290,7 @@ def test_status_version_and_doctor_see_the_server(midge: Midge) -> None:
     assert "Ready:" in shown
     told = json.loads(midge.ok("version", "--json"))
     assert told["client"] == told["server"]
-    assert told["driver"] == "fake"
+    assert told["driver"] == "mock"
     found = json.loads(
         midge("doctor", "--json", "server", "server-token", "server-version", "server-clock").stdout
     )

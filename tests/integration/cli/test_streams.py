@@ -121,7 +121,7 @@ def test_a_new_size_is_passed_on(midge: Midge, server: object) -> None:
         tty.until(b"x")
         tty.resize(50, 120)
         os.killpg(tty.process.pid, signal.SIGWINCH)
-        session = server.server.services.host.sessions[-1]  # type: ignore[attr-defined]  # it is a FakeHost
+        session = server.server.services.host.driver.sessions[-1]  # type: ignore[attr-defined]  # it is a StagedHost
         deadline = time.monotonic() + TIMEOUT_S
         while session.size != (50, 120):
             assert time.monotonic() < deadline

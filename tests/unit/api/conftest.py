@@ -9,7 +9,7 @@ import pytest
 from midge.api.metrics import Metrics
 from midge.api.services import Services
 from midge.central.store import Central
-from midge.testing.fake_host import FakeHost
+from midge.testing.host import StagedHost, staged_host
 
 from .client import CheckedClient
 
@@ -17,12 +17,13 @@ IMAGE = {"config": {"image": "debian:12"}}
 
 
 @pytest.fixture
-def host() -> FakeHost:
-    return FakeHost()
+async def host(tmp_path: Path) -> AsyncIterator[StagedHost]:
+    async with staged_host(tmp_path / "host") as staged:
+        yield staged
 
 
 @pytest.fixture
-async def services(tmp_path: Path, host: FakeHost) -> AsyncIterator[Services]:
+async def services(tmp_path: Path, host: StagedHost) -> AsyncIterator[Services]:
     async with Central(tmp_path / "central.db") as central:
         yield Services(
             central=central, host=host, region="local", metrics=Metrics(), upload_dir=tmp_path / "uploads"

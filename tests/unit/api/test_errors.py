@@ -10,7 +10,7 @@ from structlog.testing import capture_logs
 from midge.api import route
 from midge.api.services import Services
 from midge.errors import Unavailable
-from midge.testing.fake_host import FakeHost
+from midge.testing.host import StagedHost
 
 from .client import CheckedClient
 from .conftest import IMAGE
@@ -175,7 +175,7 @@ async def test_query_errors_name_the_parameter_and_the_value(client: CheckedClie
 
 
 async def test_an_unexpected_exception_answers_500_with_the_request_id(
-    client: CheckedClient, url: str, host: FakeHost
+    client: CheckedClient, url: str, host: StagedHost
 ) -> None:
     host.fail_next = ZeroDivisionError("oops")
     with capture_logs() as logged:
@@ -190,7 +190,7 @@ async def test_an_unexpected_exception_answers_500_with_the_request_id(
     assert (await client.get(url)).status_code == 200
 
 
-async def test_unavailable_says_when_to_retry(client: CheckedClient, url: str, host: FakeHost) -> None:
+async def test_unavailable_says_when_to_retry(client: CheckedClient, url: str, host: StagedHost) -> None:
     host.fail_next = Unavailable("the registry is away", hint="try later", registry="r")
     answer = await client.http.post(f"{url}/start")
     assert answer.status_code == 503
@@ -213,7 +213,7 @@ async def test_request_ids_differ_and_the_callers_comes_back(client: CheckedClie
 
 
 async def test_details_that_are_no_json_are_shown_as_text(
-    client: CheckedClient, url: str, host: FakeHost
+    client: CheckedClient, url: str, host: StagedHost
 ) -> None:
     host.fail_next = Unavailable("x", path=object)
     answer: dict[str, Any] = (await client.http.post(f"{url}/start")).json()

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from midge.api import exec as exec_api
-from midge.testing.fake_host import FakeHost
+from midge.testing.host import StagedHost
 
 from .client import CheckedClient
 
@@ -95,8 +95,8 @@ async def test_containers_are_not_supported(client: CheckedClient, url: str) -> 
     assert (await client.post(f"{url}/exec", json={"cmd": "true", "container": ""})).status_code == 200
 
 
-async def test_a_stopped_machine_runs_nothing(client: CheckedClient, url: str, host: FakeHost) -> None:
-    host.exit(url.rpartition("/")[2], 0)
+async def test_a_stopped_machine_runs_nothing(client: CheckedClient, url: str, host: StagedHost) -> None:
+    await host.exit(url.rpartition("/")[2], 0)
     assert (await client.post(f"{url}/exec", json={"cmd": "true"})).status_code == 412
     assert (await client.get(f"{url}/ps")).status_code == 412
     assert (await client.get(f"{url}/stats")).status_code == 412

@@ -17,7 +17,7 @@ from midge.api.metrics import Metrics
 from midge.api.route import Route
 from midge.api.services import Services
 from midge.central.store import Central
-from midge.testing.fake_host import FakeHost
+from midge.testing.host import staged_host
 
 from .client import CheckedClient
 from .conftest import IMAGE
@@ -119,10 +119,8 @@ def test_no_request_is_an_internal_error(
 
 
 async def _play(sequence: list[tuple[str, str, bytes]], folder: Path) -> None:
-    async with Central(folder / "central.db") as central:
-        services = Services(
-            central=central, host=FakeHost(), region="local", metrics=Metrics(), upload_dir=folder
-        )
+    async with Central(folder / "central.db") as central, staged_host(folder / "host") as host:
+        services = Services(central=central, host=host, region="local", metrics=Metrics(), upload_dir=folder)
         client = CheckedClient(services, await central.tokens.create("root"))
         await client.post("/v1/apps", json={"name": "web"})
         machine = (await client.post("/v1/apps/web/machines", json=IMAGE)).json()["id"]

@@ -10,7 +10,7 @@ import pytest
 
 from midge.api.logs import since
 from midge.errors import InvalidInput
-from midge.testing.fake_host import FakeHost
+from midge.testing.host import StagedHost
 from tests.deadlines import PATIENCE_S
 
 from .client import CheckedClient
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.anyio
 
 
 @pytest.fixture
-def printed(machine: dict[str, Any], host: FakeHost) -> str:
+def printed(machine: dict[str, Any], host: StagedHost) -> str:
     """The id of a machine that has printed three lines."""
     machine_id: str = machine["id"]
     host.print(machine_id, b"one")
@@ -97,20 +97,22 @@ async def test_refusals(client: CheckedClient, url: str, query: str) -> None:
 
 
 async def test_following_ends_with_the_machine(
-    client: CheckedClient, url: str, printed: str, host: FakeHost
+    client: CheckedClient, url: str, printed: str, host: StagedHost
 ) -> None:
     async with asyncio.timeout(PATIENCE_S), asyncio.TaskGroup() as group:
         following = group.create_task(lines(client, f"{url}/logs?follow=true&stream=stdout"))
         await asyncio.sleep(0)
         host.print(printed, b"four")
+        host.driver.hold()
         await client.delete(f"{url}?force=true")
         host.print(printed, b"last words")
+        host.driver.release()
     messages = [line["message"] for line in following.result()]
     assert messages == ["one", "thr", "ee \udcffü", "four", "last words"]
 
 
 async def test_following_waits_for_the_first_line(
-    client: CheckedClient, url: str, machine: dict[str, Any], host: FakeHost
+    client: CheckedClient, url: str, machine: dict[str, Any], host: StagedHost
 ) -> None:
     async with asyncio.timeout(PATIENCE_S), asyncio.TaskGroup() as group:
         following = group.create_task(lines(client, f"{url}/logs?follow=true"))
@@ -121,7 +123,7 @@ async def test_following_waits_for_the_first_line(
 
 
 async def test_flyctl_polls_with_a_token(
-    client: CheckedClient, url: str, printed: str, host: FakeHost
+    client: CheckedClient, url: str, printed: str, host: StagedHost
 ) -> None:
     first = (await client.get("/api/v1/apps/web/logs?instance=&region=")).json()
     assert [entry["attributes"]["message"] for entry in first["data"]] == ["one", "two", "thr", "ee \ufffdü"]

@@ -8,7 +8,7 @@ import pytest
 
 from midge.api.services import Services
 from midge.errors import NoCapacity
-from midge.testing.fake_host import FakeHost
+from midge.testing.host import StagedHost
 
 from .client import CheckedClient
 from .conftest import IMAGE
@@ -20,7 +20,7 @@ async def test_create_answers_200_with_a_reserved_machine(client: CheckedClient,
     answer = await client.post(app, json={**IMAGE, "name": "one", "skip_secrets": False, "lsvd": True})
     assert answer.status_code == 200
     machine = answer.json()
-    assert machine["state"] == "created"
+    assert machine["state"] == "creating"
     assert machine["name"] == "one"
     assert machine["region"] == "local"
     assert machine["instance_id"] == machine["version"]
@@ -82,7 +82,7 @@ async def test_the_name_of_a_destroyed_machine_is_free(client: CheckedClient, ap
     assert (await client.post(app, json={**IMAGE, "name": "one"})).status_code == 200
 
 
-async def test_a_failed_create_frees_the_name(client: CheckedClient, app: str, host: FakeHost) -> None:
+async def test_a_failed_create_frees_the_name(client: CheckedClient, app: str, host: StagedHost) -> None:
     host.fail_next = NoCapacity("could not find a candidate host")
     answer = await client.post(app, json={**IMAGE, "name": "one"})
     assert answer.status_code == 422
@@ -133,8 +133,10 @@ async def test_list_is_an_array_and_filters(client: CheckedClient, app: str) -> 
     assert (await client.get(app)).json() == []
     for name, metadata in (("a", {"role": "db"}), ("b", {"role": "web", "x": "1"}), ("c", {})):
         config = {"image": "debian", "metadata": metadata}
-        await client.post(app, json={"config": config, "name": name, "skip_launch": name == "c"})
-    await client.get(f"{app}")
+        body = {"config": config, "name": name, "skip_launch": name == "c"}
+        made = (await client.post(app, json=body)).json()["id"]
+        wanted = "settled" if name == "c" else "started"
+        assert (await client.get(f"{app}/{made}/wait?state={wanted}&timeout=60")).status_code == 200
 
     async def names(query: str) -> list[str]:
         return sorted(one["name"] for one in (await client.get(f"{app}?{query}")).json())
@@ -244,7 +246,7 @@ async def test_destroying_a_running_machine_needs_force(client: CheckedClient, u
 
 
 async def test_no_machine_of_a_deleted_app_survives_its_creation(
-    client: CheckedClient, app: str, host: FakeHost, services: Services
+    client: CheckedClient, app: str, host: StagedHost, services: Services
 ) -> None:
     created = host.create
 

@@ -9,7 +9,7 @@ import pytest
 
 from midge.api.services import Services
 from midge.ids import new_ulid
-from midge.testing.fake_host import FakeHost
+from midge.testing.host import StagedHost
 
 from .client import CheckedClient
 
@@ -24,19 +24,19 @@ async def test_answers_at_once_when_it_is_so(
         "ok": True,
         "state": "started",
         "version": machine["version"],
-        "event_id": machine["events"][0]["id"],
+        "event_id": "",  # no event was waited for
     }
 
 
-async def test_answers_when_the_state_comes(client: CheckedClient, url: str, host: FakeHost) -> None:
-    host.machines.held = True
+async def test_answers_when_the_state_comes(client: CheckedClient, url: str, host: StagedHost) -> None:
+    host.driver.hold()
     await client.post(f"{url}/stop")
     async with asyncio.TaskGroup() as group:
         waiting = group.create_task(
             client.get(f"{url}/wait?state=suspended&state=stopped,destroyed&timeout=60")
         )
         await asyncio.sleep(0)
-        host.machines.release()
+        host.driver.release()
     assert waiting.result().json()["state"] == "stopped"
 
 

@@ -15,7 +15,7 @@ from midge.central.reconcile import reconcile
 from midge.central.store import Central
 from midge.ids import new_machine_id
 from midge.machine.config import MachineConfig
-from midge.testing.fake_host import FakeHost
+from midge.testing.host import StagedHost, staged_host
 from midge.worker.host import CreateMachine
 from tests.deadlines import PATIENCE_S
 
@@ -34,7 +34,13 @@ async def app(central: Central) -> App:
     return await central.apps.create(central.organizations.get("personal"), "web", network="default")
 
 
-async def create(host: FakeHost, name: str, app: str = "web") -> str:
+@pytest.fixture
+async def host(tmp_path: Path) -> AsyncIterator[StagedHost]:
+    async with staged_host(tmp_path / "host") as staged:
+        yield staged
+
+
+async def create(host: StagedHost, name: str, app: str = "web") -> str:
     view = await host.create(
         CreateMachine(
             id=new_machine_id(),
@@ -46,33 +52,33 @@ async def create(host: FakeHost, name: str, app: str = "web") -> str:
             skip_launch=True,
         )
     )
+    await host.wait(view.id, states=("created",), timeout_s=PATIENCE_S)
     return view.id
 
 
-async def test_a_record_without_a_machine_frees_its_name(central: Central, app: App) -> None:
-    host = FakeHost()
-    await central.machines.reserve(app, "1" * 14, "one", region="local", host="fake")
+async def test_a_record_without_a_machine_frees_its_name(
+    central: Central, app: App, host: StagedHost
+) -> None:
+    await central.machines.reserve(app, "1" * 14, "one", region="local", host="local")
     assert await reconcile(central, host, in_flight=lambda: {"1" * 14}) == (0, 0)
     assert await reconcile(central, host) == (1, 0)
-    assert await central.machines.reserve(app, "2" * 14, "one", region="local", host="fake") is None
+    assert await central.machines.reserve(app, "2" * 14, "one", region="local", host="local") is None
 
 
-async def test_records_of_other_hosts_are_left_alone(central: Central, app: App) -> None:
+async def test_records_of_other_hosts_are_left_alone(central: Central, app: App, host: StagedHost) -> None:
     await central.machines.reserve(app, "1" * 14, "one", region="local", host="elsewhere")
-    assert await reconcile(central, FakeHost()) == (0, 0)
+    assert await reconcile(central, host) == (0, 0)
 
 
-async def test_a_destroyed_machine_loses_its_record(central: Central, app: App) -> None:
-    host = FakeHost()
+async def test_a_destroyed_machine_loses_its_record(central: Central, app: App, host: StagedHost) -> None:
     machine_id = await create(host, "one")
-    await central.machines.reserve(app, machine_id, "one", region="local", host="fake")
+    await central.machines.reserve(app, machine_id, "one", region="local", host="local")
     await host.destroy(machine_id)
     await host.wait(machine_id, states=("destroyed",), timeout_s=PATIENCE_S)
     assert await reconcile(central, host) == (1, 0)
 
 
-async def test_a_machine_without_a_record_is_adopted(central: Central, app: App) -> None:
-    host = FakeHost()
+async def test_a_machine_without_a_record_is_adopted(central: Central, app: App, host: StagedHost) -> None:
     machine_id = await create(host, "one")
     await create(host, "stray", app="gone")
     assert await reconcile(central, host) == (0, 1)
@@ -81,19 +87,19 @@ async def test_a_machine_without_a_record_is_adopted(central: Central, app: App)
     assert await reconcile(central, host) == (0, 0)
 
 
-async def test_a_machine_takes_over_the_name_of_one_that_is_gone(central: Central, app: App) -> None:
-    host = FakeHost()
-    await central.machines.reserve(app, "1" * 14, "one", region="local", host="fake")
+async def test_a_machine_takes_over_the_name_of_one_that_is_gone(
+    central: Central, app: App, host: StagedHost
+) -> None:
+    await central.machines.reserve(app, "1" * 14, "one", region="local", host="local")
     machine_id = await create(host, "one")
     assert await reconcile(central, host) == (1, 1)
     assert central.machines.find(machine_id) is not None
 
 
 async def test_many_machines_are_looked_at_in_pages(
-    central: Central, app: App, monkeypatch: pytest.MonkeyPatch
+    central: Central, app: App, host: StagedHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(reconciling, "PAGE", 2)
-    host = FakeHost()
     for n in range(5):
         await create(host, f"m{n}")
     turns = 0
@@ -112,12 +118,11 @@ async def test_many_machines_are_looked_at_in_pages(
 
 
 async def test_what_comes_while_the_pages_are_read_is_not_taken_for_gone(
-    central: Central, app: App, monkeypatch: pytest.MonkeyPatch
+    central: Central, app: App, host: StagedHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    host = FakeHost()
     machine_id = await create(host, "one")
     view = host.get(machine_id)
-    await central.machines.reserve(app, machine_id, "one", region="local", host="fake")
+    await central.machines.reserve(app, machine_id, "one", region="local", host="local")
     monkeypatch.setattr(host, "list", lambda **_: [])
     assert await reconcile(central, host) == (0, 0)
     assert central.machines.find(view.id) is not None

@@ -15,7 +15,7 @@ from midge.server.assembly import OpenHost
 from midge.server.paths import Paths
 from midge.server.serve import serve
 from midge.server.settings import Settings
-from midge.testing.fake_host import FakeHost
+from midge.testing.host import staged_host
 from tests.deadlines import PATIENCE_S
 
 pytestmark = pytest.mark.anyio
@@ -37,7 +37,8 @@ async def test_told_to_stop_while_it_starts_it_gives_back_what_it_took(
         try:
             os.kill(os.getpid(), signum)
             await asyncio.sleep(30)
-            yield OpenHost(host=FakeHost())
+            async with staged_host(tmp_path / "host") as host:
+                yield OpenHost(host=host)
         finally:
             await asyncio.sleep(0)
             steps.append("gave back")
@@ -58,7 +59,8 @@ async def test_a_second_signal_does_not_break_off_the_giving_back(tmp_path: Path
         try:
             os.kill(os.getpid(), signal.SIGTERM)
             await asyncio.sleep(30)
-            yield OpenHost(host=FakeHost())
+            async with staged_host(tmp_path / "host") as host:
+                yield OpenHost(host=host)
         finally:
             os.kill(os.getpid(), signal.SIGTERM)
             await asyncio.sleep(0.01)
@@ -77,7 +79,8 @@ async def test_whoever_cancels_it_otherwise_sees_that(tmp_path: Path) -> None:
     async def open_host(settings: Settings, paths: Paths) -> AsyncIterator[OpenHost]:
         began.set()
         await asyncio.sleep(30)
-        yield OpenHost(host=FakeHost())
+        async with staged_host(tmp_path / "host") as host:
+            yield OpenHost(host=host)
 
     task = asyncio.create_task(serve(settings(tmp_path), open_host))
     await began.wait()

@@ -47,7 +47,7 @@ async def test_a_started_machine_runs_the_new_version(tmp_path: Path) -> None:
         machine = worker.parts.catalog.get(old.id)
         assert (machine.version, machine.image_ref.repository, machine.memory_mb) == (
             new.version,
-            "nginx",
+            "library/nginx",
             512,
         )
         assert versions(worker, old.id) == [new.version, old.version]
