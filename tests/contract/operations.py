@@ -20,8 +20,8 @@ from midge.machine.config import MachineConfig
 from midge.testing.faults import CrashingDatabase, FailingEngine, TwiceEngine
 from midge.testing.worker import create_request, running_worker, settled
 from midge.worker.host import UpdateMachine
+from midge.worker.operations.registry import OPERATIONS
 from midge.worker.parts import Images, Settings
-from midge.worker.verbs import VERBS
 from midge.worker.worker import Worker
 
 TIMEOUT_S = 120.0
@@ -160,7 +160,7 @@ async def each_step_twice(root: Path, kit: Kit, case: Case) -> None:
 
 async def each_step_failing(root: Path, kit: Kit, case: Case, when: Literal["before", "after"]) -> int:
     """Returns how many steps there were to fail."""
-    steps = VERBS[case.operation].operation.names()  # type: ignore[index]  # an OperationKind
+    steps = OPERATIONS[case.operation].operation.names()  # type: ignore[index]  # an OperationKind
     async with running_worker(root, **parts(kit, root), engine=FailingEngine) as worker:
         engine = worker.parts.engine
         assert isinstance(engine, FailingEngine)

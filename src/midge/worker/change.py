@@ -14,8 +14,7 @@ from midge.worker import table
 from midge.worker.events import event, failure
 from midge.worker.host import EventView
 from midge.worker.parts import Parts
-from midge.worker.record import Machine
-from midge.worker.verbs.base import touched
+from midge.worker.record import Machine, touched
 
 _log = structlog.get_logger("midge.worker")
 

@@ -11,8 +11,7 @@ from midge.lifecycle.table import Next, decide
 from midge.machine.spec import ExitStatus
 from midge.worker.events import exit_event
 from midge.worker.host import EventView
-from midge.worker.record import Machine
-from midge.worker.verbs.base import changed
+from midge.worker.record import Machine, changed
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,10 +12,10 @@ from midge.lifecycle.admission import Capacity, Facts
 from midge.lifecycle.states import Request, State
 from midge.machine.spec import ExitStatus
 from midge.operations.model import Outcome
+from midge.worker.operations.context import Context
 from midge.worker.parts import Parts
 from midge.worker.record import Machine
 from midge.worker.trace import PhaseTrace
-from midge.worker.verbs.base import Context
 
 if TYPE_CHECKING:
     from midge.worker.owner import Owner

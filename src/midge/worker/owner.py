@@ -29,12 +29,12 @@ from midge.operations.model import Run
 from midge.worker.change import Change, commit, record_refusal
 from midge.worker.exits import consequence
 from midge.worker.inbox import Accepted, Ask, Call, Ended, Exit, Inbox, facts, seen
+from midge.worker.operations.finish import Follow, count
+from midge.worker.operations.registry import OPERATIONS
 from midge.worker.parts import Parts
-from midge.worker.record import Machine
+from midge.worker.record import Machine, merged
 from midge.worker.runner import Runner
 from midge.worker.trace import PhaseTrace, received_at
-from midge.worker.verbs import VERBS
-from midge.worker.verbs.base import Follow, count, merged
 from midge.worker.watch import Watch
 
 # A report that could not be written is repeated: after 1, 2, 4 … seconds, in all for about a quarter of an hour.
@@ -218,7 +218,7 @@ class Owner:
         now_ns = self.parts.clock.now_ns()
         if context.machine.seq != self.machine.seq:
             context.machine = merged(context.machine, self.machine)
-        finish = VERBS[run.kind].finish(context, outcome, now_ns)  # type: ignore[index]  # as above
+        finish = OPERATIONS[run.kind].finish(context, outcome, now_ns)  # type: ignore[index]  # as above
         settled = self._settled(finish.machine.state, finish.event)
         run.step = ""
         run.state = "done" if outcome.ok else "failed"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import msgspec
@@ -84,6 +85,30 @@ class Machine(msgspec.Struct, gc=False):
             seq=self.seq,
             lease=lease_view(lease, self.version) if lease else None,
         )
+
+
+def changed(machine: Machine, state: State, now_ns: int) -> Machine:
+    """A copy in another state. Machines in the catalog are never changed in place."""
+    copied = copy.copy(machine)
+    copied.move(state)
+    copied.updated_at_ns = now_ns
+    copied.seq = machine.seq + 1
+    return copied
+
+
+def touched(machine: Machine, now_ns: int) -> Machine:
+    """A copy in the same state, for a change of its record or a new event."""
+    copied = changed(machine, machine.state, now_ns)
+    copied.story = machine.story
+    return copied
+
+
+def merged(before: Machine, now: Machine) -> Machine:
+    """A run's machine with what changed beside the run: metadata, lease, cordon. No run changes these."""
+    copied = changed(before, now.state, now.updated_at_ns)
+    copied.seq = now.seq
+    copied.config_json, copied.lease, copied.cordoned = now.config_json, now.lease, now.cordoned
+    return copied
 
 
 def with_metadata(config_json: bytes, changes: dict[str, str | None]) -> bytes:

@@ -10,8 +10,7 @@ from midge.worker.change import Change
 from midge.worker.events import event
 from midge.worker.host import LeaseView
 from midge.worker.owner import Owner
-from midge.worker.record import Machine, lease_view, with_metadata
-from midge.worker.verbs.base import touched
+from midge.worker.record import Machine, lease_view, touched, with_metadata
 
 LEASE_TTL_MAX_S = 86_400
 LEASE_TTL_DEFAULT_S = 30

@@ -13,10 +13,10 @@ from midge.lifecycle.states import TRANSIENT
 from midge.machine.spec import ExitStatus
 from midge.operations.model import Run
 from midge.worker import table
+from midge.worker.operations import create, stop
+from midge.worker.operations.finish import Follow
 from midge.worker.owner import Owner
 from midge.worker.record import Machine
-from midge.worker.verbs import create, stop
-from midge.worker.verbs.base import Follow
 
 if TYPE_CHECKING:
     from midge.worker.worker import Worker

@@ -21,11 +21,11 @@ from midge.worker.change import Change, commit
 from midge.worker.events import EVENT_TYPES, event
 from midge.worker.host import EventView
 from midge.worker.inbox import Ended, Inbox, fail
+from midge.worker.operations.context import Context
+from midge.worker.operations.registry import OPERATIONS
 from midge.worker.parts import Parts
-from midge.worker.record import Machine
+from midge.worker.record import Machine, changed
 from midge.worker.trace import PhaseTrace
-from midge.worker.verbs import VERBS
-from midge.worker.verbs.base import Context, changed
 
 _KINDS_WITH_A_START = frozenset({"start", "restart", "update"})
 
@@ -105,7 +105,7 @@ class Runner:
             subject=self.id,
             kind=kind,
             input=params,
-            step=VERBS[kind].operation.steps[0].name,
+            step=OPERATIONS[kind].operation.steps[0].name,
             started_at_ns=now_ns,
         )
         if kind in _KINDS_WITH_A_START:
@@ -148,7 +148,7 @@ class Runner:
 
     def _run_steps(self, context: Context) -> asyncio.Task[None]:
         run = context.run
-        verb = VERBS[run.kind]  # type: ignore[index]  # journalled kinds are OperationKind
+        verb = OPERATIONS[run.kind]  # type: ignore[index]  # journalled kinds are OperationKind
 
         async def body() -> None:
             outcome = await self._parts.engine.execute(verb.operation, run, context)

@@ -22,11 +22,11 @@ from midge.worker import record_changes, recovery, table
 from midge.worker.events import event
 from midge.worker.host import CreateMachine, MachineView, UpdateMachine
 from midge.worker.inbox import Accepted, fail
+from midge.worker.operations.registry import OPERATIONS
+from midge.worker.operations.update import remember
 from midge.worker.owner import Owner
 from midge.worker.parts import Parts
 from midge.worker.record import ImageProcess, Machine, shape_of
-from midge.worker.verbs import VERBS
-from midge.worker.verbs.update import remember
 
 FORGET_INTERVAL_S = 15.0
 _MAC_PREFIX = "02:4d"  # locally administered
@@ -157,7 +157,7 @@ class Worker:
             subject=machine.id,
             kind="create",
             input={"skip_launch": skip_launch},
-            step=VERBS["create"].operation.names()[0],
+            step=OPERATIONS["create"].operation.names()[0],
             started_at_ns=now_ns,
         )
         launch = event("launch", "created", "user", now_ns)

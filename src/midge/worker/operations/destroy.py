@@ -11,7 +11,10 @@ import msgspec
 from midge.errors import NotRunning
 from midge.operations.model import Operation, Outcome, Step
 from midge.worker.events import event, failure
-from midge.worker.verbs.base import Context, Finish, Verb, changed, kill_and_wait, requested_exit
+from midge.worker.operations.context import Context
+from midge.worker.operations.finish import Finish, MachineOperation, requested_exit
+from midge.worker.operations.steps import kill_and_wait
+from midge.worker.record import changed
 
 
 async def kill(context: Context) -> dict[str, Any]:
@@ -56,7 +59,7 @@ def finish(context: Context, outcome: Outcome, now_ns: int) -> Finish:
     return Finish(machine, events=[*exits, event("destroy", "destroyed", "flyd", now_ns)])
 
 
-VERB = Verb(
+OPERATION = MachineOperation(
     "destroy",
     Operation("destroy", [Step("halt", kill), Step("remove", remove), Step("drop_logs", drop_logs)]),
     finish,

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from midge.operations.model import Operation, Outcome, Run
 from midge.worker.events import event, failure
-from midge.worker.verbs.base import IMAGE, PREPARE, Context, Finish, Follow, Verb, changed, with_image
+from midge.worker.operations.context import Context, with_image
+from midge.worker.operations.finish import Finish, Follow, MachineOperation
+from midge.worker.operations.steps import IMAGE, PREPARE
+from midge.worker.record import changed
 
 
 def follow(run: Run) -> Follow | None:
@@ -21,4 +24,4 @@ def finish(context: Context, outcome: Outcome, now_ns: int) -> Finish:
     return Finish(machine, follow=follow(context.run))
 
 
-VERB = Verb("create", Operation("create", [IMAGE, PREPARE]), finish)
+OPERATION = MachineOperation("create", Operation("create", [IMAGE, PREPARE]), finish)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from midge.operations.model import Operation, Outcome
 from midge.worker.events import event, failure
-from midge.worker.verbs.base import CLEANUP, Context, Finish, Verb, changed
+from midge.worker.operations.context import Context
+from midge.worker.operations.finish import Finish, MachineOperation
+from midge.worker.operations.steps import CLEANUP
+from midge.worker.record import changed
 
 
 def finish(context: Context, outcome: Outcome, now_ns: int) -> Finish:
@@ -16,4 +19,4 @@ def finish(context: Context, outcome: Outcome, now_ns: int) -> Finish:
     return Finish(machine)
 
 
-VERB = Verb("settle", Operation("settle", [CLEANUP]), finish)
+OPERATION = MachineOperation("settle", Operation("settle", [CLEANUP]), finish)

@@ -16,22 +16,10 @@ from midge.machine.config import MachineConfig
 from midge.operations.model import Operation, Outcome, Step
 from midge.worker.events import event, failure
 from midge.worker.host import ImageRefView
-from midge.worker.record import ImageProcess, Machine, shape_of, with_metadata
-from midge.worker.verbs.base import (
-    CLEANUP,
-    HALT,
-    IMAGE,
-    PREPARE,
-    Context,
-    Finish,
-    Verb,
-    changed,
-    launch,
-    launched,
-    requested_exit,
-    undo_launch,
-    with_image,
-)
+from midge.worker.operations.context import Context, with_image
+from midge.worker.operations.finish import Finish, MachineOperation, launched, requested_exit
+from midge.worker.operations.steps import CLEANUP, HALT, IMAGE, PREPARE, launch, undo_launch
+from midge.worker.record import ImageProcess, Machine, changed, shape_of, with_metadata
 
 
 def remember(machine: Machine) -> dict[str, Any]:
@@ -106,7 +94,7 @@ async def undo(context: Context, error: BaseException | None) -> None:
         await undo_launch(context, error)
 
 
-VERB = Verb(
+OPERATION = MachineOperation(
     "update",
     Operation(
         "update",

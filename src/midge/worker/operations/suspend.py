@@ -7,7 +7,10 @@ from typing import Any
 from midge.errors import DriverError, SnapshotUnusable
 from midge.operations.model import Operation, Outcome, Step
 from midge.worker.events import event, failure
-from midge.worker.verbs.base import CLEANUP, Context, Finish, Verb, changed
+from midge.worker.operations.context import Context
+from midge.worker.operations.finish import Finish, MachineOperation
+from midge.worker.operations.steps import CLEANUP
+from midge.worker.record import changed
 
 
 async def save(context: Context) -> dict[str, Any]:
@@ -50,4 +53,6 @@ def finish(context: Context, outcome: Outcome, now_ns: int) -> Finish:
     return Finish(machine, events=[event("suspend", "suspended", "flyd", now_ns)])
 
 
-VERB = Verb("suspend", Operation("suspend", [Step("save", save, attempts=1), CLEANUP], finalise=undo), finish)
+OPERATION = MachineOperation(
+    "suspend", Operation("suspend", [Step("save", save, attempts=1), CLEANUP], finalise=undo), finish
+)

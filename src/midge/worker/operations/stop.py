@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from midge.operations.model import Operation, Outcome
 from midge.worker.events import event, failure
-from midge.worker.record import Machine
-from midge.worker.verbs.base import CLEANUP, HALT, Context, Finish, Follow, Verb, changed, requested_exit
+from midge.worker.operations.context import Context
+from midge.worker.operations.finish import Finish, Follow, MachineOperation, requested_exit
+from midge.worker.operations.steps import CLEANUP, HALT
+from midge.worker.record import Machine, changed
 
 
 def follow(machine: Machine) -> Follow | None:
@@ -26,4 +28,4 @@ def finish(context: Context, outcome: Outcome, now_ns: int) -> Finish:
     return Finish(machine, events=events, follow=follow(machine))
 
 
-VERB = Verb("stop", Operation("stop", [HALT, CLEANUP]), finish)
+OPERATION = MachineOperation("stop", Operation("stop", [HALT, CLEANUP]), finish)

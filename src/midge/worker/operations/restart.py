@@ -6,18 +6,10 @@ import asyncio
 
 from midge.operations.model import Operation, Outcome, Step
 from midge.worker.events import event, failure
-from midge.worker.verbs.base import (
-    CLEANUP,
-    HALT,
-    LAUNCH,
-    Context,
-    Finish,
-    Verb,
-    changed,
-    launched,
-    requested_exit,
-    undo_launch,
-)
+from midge.worker.operations.context import Context
+from midge.worker.operations.finish import Finish, MachineOperation, launched, requested_exit
+from midge.worker.operations.steps import CLEANUP, HALT, LAUNCH, undo_launch
+from midge.worker.record import changed
 
 
 async def back_off(context: Context) -> None:
@@ -39,7 +31,7 @@ def finish(context: Context, outcome: Outcome, now_ns: int) -> Finish:
     return Finish(machine, events=[*exits, event("start", "started", "flyd", now_ns, request)])
 
 
-VERB = Verb(
+OPERATION = MachineOperation(
     "restart",
     Operation("restart", [HALT, CLEANUP, Step("back_off", back_off), LAUNCH], finalise=undo_launch),
     finish,

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from midge.operations.model import Operation, Outcome
 from midge.worker.events import event, failure
-from midge.worker.verbs.base import LAUNCH, Context, Finish, Verb, changed, launched, undo_launch
+from midge.worker.operations.context import Context
+from midge.worker.operations.finish import Finish, MachineOperation, launched
+from midge.worker.operations.steps import LAUNCH, undo_launch
+from midge.worker.record import changed
 
 
 def finish(context: Context, outcome: Outcome, now_ns: int) -> Finish:
@@ -18,4 +21,4 @@ def finish(context: Context, outcome: Outcome, now_ns: int) -> Finish:
     return Finish(machine, events=[event("start", "started", "flyd", now_ns, request)])
 
 
-VERB = Verb("start", Operation("start", [LAUNCH], finalise=undo_launch), finish)
+OPERATION = MachineOperation("start", Operation("start", [LAUNCH], finalise=undo_launch), finish)
