@@ -25,11 +25,9 @@ MidgeError                        code, status, hint: what API and CLI show
 │   └── NotRunning                the machine has been cleared away already
 └── GuestError          500       the guest refused, or broke the protocol
 
-Retry policy, for code that runs inside an operation's step (see midge.operations):
-
-* any exception not named here: retried with back-off up to the step's limit;
-* Abort(...): the operation ends now, as failed, and is not retried;
-* Unrecoverable(kind="user" | "system"): the same, and it says whose fault it is.
+An error's class says whether a step of an operation that raised it is tried again (see midge.operations): not where
+`retried` is False, since such an error says the same every time. Any other exception is tried again, with back-off, up
+to the step's limit.
 
 Messages are lower case, without a full stop, name the object, and do not repeat their cause: raise them
 with ``from`` and let `chain` render the causes.
@@ -48,9 +46,11 @@ class MidgeError(Exception):
         status: HTTP status the API answers with.
         hint: what to do about it, one sentence or a command; empty if there is nothing to say.
         api_status: the `status` member of the Machines API's error body, when it has one.
+        retried: a step of an operation that failed with it is tried again.
     """
 
     code: ClassVar[str] = "internal"
+    retried: ClassVar[bool] = True
     status: int = 500
     api_status: str | None = None
 
@@ -66,6 +66,7 @@ class MidgeError(Exception):
 
 class InvalidInput(MidgeError):
     code = "invalid_input"
+    retried = False
     status = 400
 
 
@@ -85,6 +86,7 @@ class Forbidden(MidgeError):
 
 class NotFound(MidgeError):
     code = "not_found"
+    retried = False
     status = 404
 
 
@@ -113,6 +115,7 @@ class PreconditionFailed(MidgeError):
 
 class NoCapacity(MidgeError):
     code = "insufficient_capacity"
+    retried = False
     status = 422
     api_status = "insufficient_capacity"
 
@@ -134,6 +137,7 @@ class RateLimited(MidgeError):
 
 class NotSupported(MidgeError):
     code = "not_supported"
+    retried = False
     status = 501
 
 
@@ -148,6 +152,7 @@ class RegistryUnavailable(Unavailable):
 
 class OutOfSpace(Unavailable):
     code = "out_of_space"
+    retried = False
     status = 507
 
 
@@ -175,6 +180,7 @@ class Abort(MidgeError):
     """Ends the operation that raised it: it failed, and trying again cannot help."""
 
     code = "aborted"
+    retried = False
 
 
 class Unrecoverable(Abort):

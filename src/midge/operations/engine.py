@@ -9,16 +9,7 @@ from typing import Any, Protocol, TypeVar
 
 import structlog
 
-from midge.errors import (
-    Abort,
-    InvalidInput,
-    MidgeError,
-    NoCapacity,
-    NotFound,
-    NotSupported,
-    OutOfSpace,
-    chain,
-)
+from midge.errors import MidgeError, chain
 from midge.operations.model import (
     BACKOFF_FACTOR,
     BACKOFF_FIRST_S,
@@ -30,9 +21,6 @@ from midge.operations.model import (
 )
 
 C = TypeVar("C")
-
-# Errors that say the same every time: trying again is a waste of the caller's patience.
-FINAL_ERRORS = (Abort, InvalidInput, NotFound, NotSupported, NoCapacity, OutOfSpace)
 
 _log = structlog.get_logger("midge.operations")
 
@@ -101,9 +89,9 @@ class Engine:
         for attempt in range(1, step.attempts + 1):
             try:
                 return await step.action(context)
-            except FINAL_ERRORS:
-                raise
             except Exception as error:
+                if isinstance(error, MidgeError) and not error.retried:
+                    raise
                 _log.warning(
                     "step failed",
                     operation=run.kind,
