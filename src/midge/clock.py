@@ -15,6 +15,11 @@ class Clock(Protocol):
     def monotonic(self) -> float: ...
 
 
+def now_ms(clock: Clock) -> int:
+    """Milliseconds since 1970."""
+    return clock.now_ns() // 1_000_000
+
+
 class SystemClock:
     """The host's own clocks."""
 

@@ -50,14 +50,14 @@ class SignalBody(msgspec.Struct, kw_only=True, frozen=True):
 @routes.post(f"{_MACHINE}/start", errors=(*_ERRORS, Conflict))
 async def start_machine(call: Call[None, None]) -> Started:
     """Start a machine, or resume a suspended one. A started machine stays as it is."""
-    host, machine_id = host_and_id(call)
+    host, machine_id = await host_and_id(call)
     return Started(previous_state=await host.start(machine_id, nonce=call.nonce))
 
 
 @routes.post(f"{_MACHINE}/stop", errors=_ERRORS)
 async def stop_machine(call: Call[None, StopBody | None]) -> Ok:
     """Ask a machine to stop and answer at once; `wait` tells when it has. A suspended machine loses its snapshot."""
-    host, machine_id = host_and_id(call)
+    host, machine_id = await host_and_id(call)
     body = call.body or StopBody()
     await host.stop(
         machine_id,
@@ -71,7 +71,7 @@ async def stop_machine(call: Call[None, StopBody | None]) -> Ok:
 @routes.post(f"{_MACHINE}/restart", errors=_ERRORS)
 async def restart_machine(call: Call[RestartQuery, None]) -> Ok:
     """Stop and start again, in the same version."""
-    host, machine_id = host_and_id(call)
+    host, machine_id = await host_and_id(call)
     query = call.query
     await host.restart(
         machine_id,
@@ -86,7 +86,7 @@ async def restart_machine(call: Call[RestartQuery, None]) -> Ok:
 @routes.post(f"{_MACHINE}/suspend", errors=_ERRORS)
 async def suspend_machine(call: Call[None, None]) -> Ok:
     """Save a machine's memory and end it; `start` brings it back where it was."""
-    host, machine_id = host_and_id(call)
+    host, machine_id = await host_and_id(call)
     await host.suspend(machine_id, nonce=call.nonce)
     return Ok()
 
@@ -94,7 +94,7 @@ async def suspend_machine(call: Call[None, None]) -> Ok:
 @routes.post(f"{_MACHINE}/signal", errors=(InvalidInput, NotFound, Forbidden, PreconditionFailed))
 async def signal_machine(call: Call[None, SignalBody]) -> Ok:
     """Send a signal to the machine's main process."""
-    host, machine_id = host_and_id(call)
+    host, machine_id = await host_and_id(call)
     await host.signal(machine_id, signal_number(call.body.signal, field="$.signal"))
     return Ok()
 
@@ -102,7 +102,7 @@ async def signal_machine(call: Call[None, SignalBody]) -> Ok:
 @routes.post(f"{_MACHINE}/cordon", errors=(InvalidInput, NotFound, Forbidden, LeaseHeld))
 async def cordon_machine(call: Call[None, None]) -> Ok:
     """Take a machine out of request routing."""
-    host, machine_id = host_and_id(call)
+    host, machine_id = await host_and_id(call)
     await host.cordon(machine_id, True, nonce=call.nonce)
     return Ok()
 
@@ -110,7 +110,7 @@ async def cordon_machine(call: Call[None, None]) -> Ok:
 @routes.post(f"{_MACHINE}/uncordon", errors=(InvalidInput, NotFound, Forbidden, LeaseHeld))
 async def uncordon_machine(call: Call[None, None]) -> Ok:
     """Put a machine back into request routing."""
-    host, machine_id = host_and_id(call)
+    host, machine_id = await host_and_id(call)
     await host.cordon(machine_id, False, nonce=call.nonce)
     return Ok()
 

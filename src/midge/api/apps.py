@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from typing import Annotated
 
@@ -100,9 +99,9 @@ async def list_apps(call: Call[ListAppsQuery, None]) -> ListApps:
     services, query = call.services, call.query
     if not query.org_slug:
         raise InvalidInput("invalid_argument: query parameter org_slug: required", hint="?org_slug=personal")
-    organization = services.central.organizations.get(query.org_slug)
+    organization = await services.central.organizations.get(query.org_slug)
     call.principal.check_organization(organization)
-    records = services.central.apps.of_organization(organization.slug, role=query.app_role)
+    records = await services.central.apps.of_organization(organization.slug, role=query.app_role)
     if call.principal.app is not None:
         records = [record for record in records if record.name == call.principal.app]
     counts = Counter(view.app for view in services.host.list())
@@ -119,7 +118,7 @@ async def create_app(call: Call[CreateAppQuery, CreateApp | None]) -> App:
     The same `idempotency_key` with the same name, or none, returns the first app again.
     """
     services, body = call.services, call.body or CreateApp()
-    organization = services.central.organizations.get(body.org_slug or PERSONAL)
+    organization = await services.central.organizations.get(body.org_slug or PERSONAL)
     call.principal.check_organization(organization)
     if call.principal.app is not None:
         raise Forbidden("unauthorized", hint=f"this token reaches only the app {call.principal.app}")
@@ -139,27 +138,27 @@ async def create_app(call: Call[CreateAppQuery, CreateApp | None]) -> App:
 @routes.get("/v1/apps/{app_name}", errors=(NotFound, Forbidden))
 async def get_app(call: Call[None, None]) -> App:
     """Get one app. 404: the name is free; 403: it is taken where the caller cannot see it."""
-    record = app_of(call)
+    record = await app_of(call)
     return _app(record, len(call.services.host.list(app=record.name)))
 
 
 @routes.delete("/v1/apps/{app_name}", status=202, errors=(NotFound, Forbidden))
 async def delete_app(call: Call[DeleteAppQuery, None]) -> None:
     """Delete an app and destroy its machines, running or not, leased or not."""
-    await finish_deletion(call.services, app_of(call))
+    await finish_deletion(call.services, await app_of(call))
 
 
 @routes.post("/v1/apps/{app_name}/deploy_token", errors=(InvalidInput, NotFound, Forbidden))
 async def create_deploy_token(call: Call[None, CreateDeployToken | None]) -> DeployToken:
     """Make a token that reaches this app only."""
-    record = app_of(call)
-    expires_ms: int | None = None
+    record = await app_of(call)
+    ttl_s: float | None = None
     if call.body is not None and call.body.expiry:
         seconds = request_seconds(call.body.expiry, field="$.expiry", number_unit_s=1)
         if 0 < seconds < TOKEN_EXPIRY_MAX_S:
-            expires_ms = int((time.time() + seconds) * 1000)
+            ttl_s = seconds
     text = await call.services.central.tokens.create(
-        f"deploy token of {record.name}", organization=record.organization, app=record, expires_ms=expires_ms
+        f"deploy token of {record.name}", organization=record.organization, app=record, ttl_s=ttl_s
     )
     return DeployToken(token=text)
 

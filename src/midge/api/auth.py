@@ -6,8 +6,6 @@ as long as there are any, and of several tokens the first that is known counts.
 
 from __future__ import annotations
 
-import time
-
 from midge.api.principal import Principal, principal_of
 from midge.central.tokens import Tokens
 from midge.errors import Unauthorized
@@ -15,11 +13,10 @@ from midge.errors import Unauthorized
 TOKENS_MAX = 16  # tokens in one header: flyctl sends a macaroon and its discharges
 
 
-def authenticate(header: str, tokens: Tokens) -> Principal:
+async def authenticate(header: str, tokens: Tokens) -> Principal:
     """Raises Unauthorized, with the text Fly's clients know."""
-    now_ms = time.time_ns() // 1_000_000
     for candidate in split_tokens(header):
-        token = tokens.verify(candidate, now_ms=now_ms)
+        token = await tokens.verify(candidate)
         if token is not None:
             return principal_of(token)
     hint = (

@@ -110,7 +110,8 @@ class Api:
         services = self.services
         principal = NOBODY
         if route.auth:
-            principal = authenticate(find_header(request_headers, b"authorization"), services.central.tokens)
+            header = find_header(request_headers, b"authorization")
+            principal = await authenticate(header, services.central.tokens)
         query = None if route.query is None else route.query.decode(query_string)
         body: Any = None
         if route.decoder is not None:

@@ -81,7 +81,7 @@ class _Collector:
 )
 async def exec_command(call: Call[None, ExecBody]) -> ExecResult:
     """Run a command. 200 whatever its exit code; 127 when there is no such command."""
-    host, machine_id = host_and_id(call)
+    host, machine_id = await host_and_id(call)
     body = call.body
     argv = command_line(body.cmd, body.command)
     if body.container:

@@ -89,7 +89,7 @@ async def exec_interactive(call: Call[None, None]) -> Conversation:
     Messages: first a JSON text that says what to run; then binary ones whose first byte names the stream (0 input,
     1 output, 2 error output), and JSON texts (`resize`, `signal`, `close_stdin`); the last one has `exit_code`.
     """
-    host, machine_id = host_and_id(call)
+    host, machine_id = await host_and_id(call)
 
     async def converse(socket: WebSocket) -> None:
         request = _request(await _first(socket))

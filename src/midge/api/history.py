@@ -77,21 +77,21 @@ class StartPhases(msgspec.Struct, kw_only=True, frozen=True):
 @routes.get(f"{_MACHINE}/events", errors=(InvalidInput, NotFound, Forbidden))
 async def list_events(call: Call[EventsQuery, None]) -> Sequence[EventView]:
     """The latest events, newest first."""
-    host, machine_id = host_and_id(call)
+    host, machine_id = await host_and_id(call)
     return host.events(machine_id, min(call.query.limit, EVENTS_MAX))
 
 
 @routes.get(f"{_MACHINE}/versions", errors=(InvalidInput, NotFound, Forbidden))
 async def list_versions(call: Call[None, None]) -> list[MachineVersion]:
     """All versions of the machine's configuration, newest first."""
-    host, machine_id = host_and_id(call)
+    host, machine_id = await host_and_id(call)
     return [MachineVersion(version=version, user_config=raw) for version, raw in host.versions(machine_id)]
 
 
 @routes.get(f"{_MACHINE}/ps", errors=(InvalidInput, NotFound, Forbidden, PreconditionFailed))
 async def list_processes(call: Call[PsQuery, None]) -> list[ProcessStat]:
     """The processes inside the machine."""
-    host, machine_id = host_and_id(call)
+    host, machine_id = await host_and_id(call)
     found = msgspec.convert(await host.ps(machine_id), list[ProcessStat], strict=False)
     if call.query.sort_by:
         by = call.query.sort_by
@@ -102,7 +102,7 @@ async def list_processes(call: Call[PsQuery, None]) -> list[ProcessStat]:
 @own.get(f"{_MACHINE}/phases", errors=(InvalidInput, NotFound, Forbidden))
 async def list_phases(call: Call[PhasesQuery, None]) -> list[StartPhases]:
     """Where the time of the latest starts went, newest first."""
-    host, machine_id = host_and_id(call)
+    host, machine_id = await host_and_id(call)
     starts = await add_first_bytes(host.phases(machine_id, call.query.limit), host.logs(machine_id))
     return msgspec.convert(starts, list[StartPhases], strict=False)
 
@@ -110,5 +110,5 @@ async def list_phases(call: Call[PhasesQuery, None]) -> list[StartPhases]:
 @own.get(f"{_MACHINE}/stats", errors=(InvalidInput, NotFound, Forbidden, PreconditionFailed, NotSupported))
 async def get_stats(call: Call[None, None]) -> dict[str, Any]:
     """Memory, CPU and I/O figures of a running machine, as its driver reports them."""
-    host, machine_id = host_and_id(call)
+    host, machine_id = await host_and_id(call)
     return await host.stats(machine_id)

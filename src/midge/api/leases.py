@@ -47,7 +47,7 @@ class LeaseBody(msgspec.Struct, kw_only=True, frozen=True):
 @routes.get(_LEASE, errors=(InvalidInput, NotFound, Forbidden))
 async def get_lease(call: Call[None, None]) -> Wrapped[LeaseView]:
     """The lease that is held, with its nonce."""
-    host, machine_id = host_and_id(call)
+    host, machine_id = await host_and_id(call)
     lease = host.get_lease(machine_id)
     if lease is None:
         raise NotFound("lease not found")
@@ -57,7 +57,7 @@ async def get_lease(call: Call[None, None]) -> Wrapped[LeaseView]:
 @routes.post(_LEASE, status=201, errors=(InvalidInput, NotFound, Forbidden, LeaseHeld))
 async def acquire_lease(call: Call[LeaseQuery, LeaseBody | None]) -> Wrapped[LeaseView]:
     """Take the lease; with the nonce of the one held in `fly-machine-lease-nonce`: extend it."""
-    host, machine_id = host_and_id(call)
+    host, machine_id = await host_and_id(call)
     body = call.body or LeaseBody()
     lease = await host.acquire_lease(
         machine_id,
@@ -72,7 +72,7 @@ async def acquire_lease(call: Call[LeaseQuery, LeaseBody | None]) -> Wrapped[Lea
 @routes.delete(_LEASE, errors=(InvalidInput, NotFound, Forbidden, LeaseHeld))
 async def release_lease(call: Call[None, None]) -> Wrapped[Ok]:
     """Give the lease back. Its nonce comes in `fly-machine-lease-nonce`."""
-    host, machine_id = host_and_id(call)
+    host, machine_id = await host_and_id(call)
     if not call.nonce:
         raise InvalidInput(
             "invalid_argument: header fly-machine-lease-nonce: required", hint="the nonce the lease came with"

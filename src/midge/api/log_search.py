@@ -55,7 +55,7 @@ class AppLogs(msgspec.Struct, kw_only=True, frozen=True):
 @routes.get("/api/v1/apps/{app_name}/logs", errors=(InvalidInput, NotFound, Forbidden))
 async def app_logs(call: Call[AppLogsQuery, None]) -> AppLogs:
     """The newest records of an app's machines, or those after `next_token`, oldest first."""
-    app, query, host = app_of(call), call.query, call.services.host
+    app, query, host = await app_of(call), call.query, call.services.host
     since_ns = _token(query.next_token)
     views = [
         view

@@ -63,7 +63,7 @@ class LogLine(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
 )
 async def read_logs(call: Call[LogsQuery, None]) -> Stream:
     """Read a machine's output, oldest first; with `follow`, go on until the machine is destroyed."""
-    host, machine_id = host_and_id(call)
+    host, machine_id = await host_and_id(call)
     query = call.query
     since_ns = since(query.since)
     records = _records(host, machine_id, query, since_ns)

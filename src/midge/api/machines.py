@@ -110,7 +110,7 @@ async def list_machines(call: Call[ListQuery, None]) -> Reply[list[Machine]]:
     Without `limit` the list is complete. With it, the answer's header `fly-next-cursor` holds the `cursor` of the
     next page; there is none after the last.
     """
-    app, query = app_of(call), call.query
+    app, query = await app_of(call), call.query
     if query.cursor and query.limit is None:
         raise InvalidInput("invalid_argument: query parameter cursor: needs limit")
     views = call.services.host.list(
@@ -139,7 +139,7 @@ async def list_machines(call: Call[ListQuery, None]) -> Reply[list[Machine]]:
 async def create_machine(call: Call[None, CreateMachine]) -> Machine:
     """Create a machine and start it, unless `skip_launch`. Answers as soon as the machine is reserved."""
     services, body = call.services, call.body
-    app = app_of(call)
+    app = await app_of(call)
     config = decode_json(bytes(body.config), _config_decoder, at="$.config")
     if body.name:
         check_machine_name(body.name)
@@ -213,7 +213,7 @@ def _is_gone(services: Services, machine_id: str) -> bool:
 @routes.get("/v1/apps/{app_name}/machines/{machine_id}", errors=(InvalidInput, NotFound, Forbidden))
 async def get_machine(call: Call[GetQuery, None]) -> Machine:
     """Get one machine. A destroyed one can be read for some minutes."""
-    host, view = machine_of_call(call)
+    host, view = await machine_of_call(call)
     query = call.query
     if query.version and query.version != view.version:
         for version, config in host.versions(view.id):
@@ -230,7 +230,7 @@ async def get_machine(call: Call[GetQuery, None]) -> Machine:
 )
 async def update_machine(call: Call[None, UpdateMachine]) -> Machine:
     """Replace a machine's configuration: a new version is made at once, the exchange goes on in the background."""
-    host, view = machine_of_call(call)
+    host, view = await machine_of_call(call)
     body = call.body
     for field, wanted, have in (("name", body.name, view.name), ("region", body.region, view.region)):
         if wanted and wanted != have:
@@ -258,6 +258,6 @@ async def update_machine(call: Call[None, UpdateMachine]) -> Machine:
 )
 async def destroy_machine(call: Call[DestroyQuery, None]) -> Ok:
     """Destroy a machine; with `force` (or `kill`) even when it runs."""
-    host, machine_id = host_and_id(call)
+    host, machine_id = await host_and_id(call)
     await host.destroy(machine_id, force=call.query.force or call.query.kill, nonce=call.nonce)
     return Ok()

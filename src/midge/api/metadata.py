@@ -43,7 +43,7 @@ class MetadataValueResponse(msgspec.Struct, kw_only=True, frozen=True):
 @routes.get(_METADATA, errors=(InvalidInput, NotFound, Forbidden))
 async def get_metadata(call: Call[None, None]) -> dict[str, str]:
     """All keys and values."""
-    _, view = machine_of_call(call)
+    _, view = await machine_of_call(call)
     return metadata_of(view)
 
 
@@ -60,7 +60,7 @@ async def put_metadata(call: Call[None, MetadataChanges]) -> None:
 
 
 async def _merge(call: Call[None, MetadataChanges]) -> None:
-    host, machine_id = host_and_id(call)
+    host, machine_id = await host_and_id(call)
     body = call.body
     if len(body.metadata) > KEYS_MAX:
         raise InvalidInput(f"invalid_argument: $.metadata: more than {KEYS_MAX} keys")
@@ -71,7 +71,7 @@ async def _merge(call: Call[None, MetadataChanges]) -> None:
 @routes.get(f"{_METADATA}/{{key}}", errors=(InvalidInput, NotFound, Forbidden))
 async def get_metadata_value(call: Call[None, None]) -> MetadataValueResponse:
     """One value."""
-    _, view = machine_of_call(call)
+    _, view = await machine_of_call(call)
     value = metadata_of(view).get(call.path["key"])
     if value is None:
         raise NotFound("metadata key not found")
@@ -81,14 +81,14 @@ async def get_metadata_value(call: Call[None, None]) -> MetadataValueResponse:
 @routes.post(f"{_METADATA}/{{key}}", status=204, errors=(InvalidInput, NotFound, Forbidden))
 async def set_metadata_value(call: Call[None, MetadataValue]) -> None:
     """Set one key."""
-    host, machine_id = host_and_id(call)
+    host, machine_id = await host_and_id(call)
     await host.set_metadata(machine_id, {_key(call.path["key"]): call.body.value or None})
 
 
 @routes.delete(f"{_METADATA}/{{key}}", status=204, errors=(InvalidInput, NotFound, Forbidden))
 async def delete_metadata_value(call: Call[None, None]) -> None:
     """Remove one key. No error if it is not there."""
-    host, machine_id = host_and_id(call)
+    host, machine_id = await host_and_id(call)
     await host.set_metadata(machine_id, {call.path["key"]: None})
 
 

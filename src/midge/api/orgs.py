@@ -66,9 +66,9 @@ _overview = msgspec.json.Decoder(MachineOverviewConfig)
 async def list_org_machines(call: Call[OrgMachinesQuery, None]) -> OrgMachines:
     """List all machines of an organization, sorted by `updated_at`."""
     services, query = call.services, call.query
-    organization = services.central.organizations.get(call.path["org_slug"])
+    organization = await services.central.organizations.get(call.path["org_slug"])
     call.principal.check_organization(organization)
-    apps = {app.name for app in services.central.apps.of_organization(organization.slug)}
+    apps = {app.name for app in await services.central.apps.of_organization(organization.slug)}
     if call.principal.app is not None:
         apps &= {call.principal.app}
     after = _after(query)

@@ -38,7 +38,7 @@ class ProxyQuery(msgspec.Struct, kw_only=True, frozen=True):
 )
 async def proxy_port(call: Call[ProxyQuery, None]) -> Conversation:
     """Carry one TCP connection to a port of the machine. Refused with 503 when nothing listens there."""
-    host, machine_id = host_and_id(call)
+    host, machine_id = await host_and_id(call)
     port = call.query.port
     if port is None:
         raise InvalidInput("invalid_argument: query parameter port: required")

@@ -84,7 +84,7 @@ async def readyz(call: Call[None, None]) -> Reply[Readiness]:
         )
     ]
     try:
-        services.central.organizations.get("personal")
+        await services.central.organizations.get("personal")
         checks.append(ReadyCheck(name="central-store", ok=True))
     except Exception as error:  # whatever is wrong with the store is the answer
         checks.append(ReadyCheck(name="central-store", ok=False, reason=str(error)))
@@ -148,7 +148,7 @@ async def status(call: Call[None, None]) -> Status:
     host = services.host.status()
     return Status(
         host=host,
-        apps=services.central.apps.count(),
+        apps=await services.central.apps.count(),
         machines=sum(count for state, count in host.machines.items() if state != "destroyed"),
         version=midge.__version__,
         pid=os.getpid(),

@@ -13,19 +13,19 @@ from midge.worker.host import Host, MachineView
 _GOING = frozenset({"destroying", "destroyed"})
 
 
-def app_of(call: Call[Any, Any]) -> App:
+async def app_of(call: Call[Any, Any]) -> App:
     """The app of the path.
 
     Raises:
         NotFound: its name is free.
         Forbidden: it exists, out of the caller's reach.
     """
-    app = call.services.central.apps.get(call.path["app_name"])
+    app = await call.services.central.apps.get(call.path["app_name"])
     call.principal.check_app(app)
     return app
 
 
-def machine_of_call(call: Call[Any, Any]) -> tuple[Host, MachineView]:
+async def machine_of_call(call: Call[Any, Any]) -> tuple[Host, MachineView]:
     """The machine of the path and its host.
 
     Raises:
@@ -34,24 +34,24 @@ def machine_of_call(call: Call[Any, Any]) -> tuple[Host, MachineView]:
     """
     services, app_name = call.services, call.path["app_name"]
     if not call.principal.unrestricted:
-        app_of(call)
+        await app_of(call)
     machine_id = call.path["machine_id"]
     try:
         check_machine_id(machine_id)
         host = services.host_of(machine_id)
         view = host.get(machine_id)
     except NotFound:
-        app_of(call)  # the app is missing rather than the machine? then say that
+        await app_of(call)  # the app is missing rather than the machine? then say that
         raise NotFound("machine not found") from None
     if view.state in _GOING:
-        app_of(call)  # the app may have gone with its machines
+        await app_of(call)  # the app may have gone with its machines
     if view.app != app_name:
-        app_of(call)
+        await app_of(call)
         raise NotFound("machine not found")
     return host, view
 
 
-def host_and_id(call: Call[Any, Any]) -> tuple[Host, str]:
+async def host_and_id(call: Call[Any, Any]) -> tuple[Host, str]:
     """As `machine_of_call`, for handlers that need no view."""
-    host, view = machine_of_call(call)
+    host, view = await machine_of_call(call)
     return host, view.id

@@ -35,7 +35,7 @@ async def current_token(call: Call[None, None]) -> CurrentToken:
     info = TokenInfo(
         token_id=principal.token_id,
         org_slug=principal.org_slug or PERSONAL,
-        organization=principal.org_name or call.services.central.organizations.get(PERSONAL).name,
+        organization=principal.org_name or (await call.services.central.organizations.get(PERSONAL)).name,
         apps=["*"] if principal.app is None else [principal.app],
         user=principal.name,
     )

@@ -42,7 +42,7 @@ class Waited(msgspec.Struct, kw_only=True, frozen=True):
 )
 async def wait_for_state(call: Call[WaitQuery, None]) -> Waited:
     """Answer as soon as the machine is in one of the states; 408 when the time is up."""
-    host, view = machine_of_call(call)
+    host, view = await machine_of_call(call)
     query = call.query
     states = frozenset(query.state) or frozenset({"started"})
     unknown = sorted(states.difference(STATES))

@@ -109,7 +109,7 @@ async def serve_websocket(
         principal = NOBODY
         if route.auth:
             header = find_header(scope["headers"], b"authorization")
-            principal = authenticate(header, services.central.tokens)
+            principal = await authenticate(header, services.central.tokens)
         query = None if route.query is None else route.query.decode(scope["query_string"])
         call = Call(services, principal, path, scope["headers"], query, None, receive)
         handler = await route.handler(call)

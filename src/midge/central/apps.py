@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import secrets
-import time
 
-import apsw
 import msgspec
 
+from midge.central.database import CentralDatabase, Row, Transaction
 from midge.central.organizations import Organization
+from midge.clock import Clock, now_ms
 from midge.errors import Conflict, NameTaken, NotFound
-from midge.store.sqlite import Database
 
 _COLUMNS = (
     "a.numeric_id, a.id, a.name, a.network, a.role, a.created_ms, a.deleting, a.idempotency_key, "
@@ -39,34 +38,35 @@ class App(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class Apps:
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: CentralDatabase, clock: Clock) -> None:
         self._db = database
+        self._clock = clock
 
-    def get(self, name: str) -> App:
+    async def get(self, name: str) -> App:
         """Raises NotFound."""
-        app = self.find(name)
+        app = await self.find(name)
         if app is None:
             raise NotFound("app not found")
         return app
 
-    def find(self, name: str) -> App | None:
-        row = self._db.read_one(f"SELECT {_COLUMNS} WHERE a.name=?", (name,))
+    async def find(self, name: str) -> App | None:
+        row = await self._db.fetch_one(f"SELECT {_COLUMNS} WHERE a.name=$1", name)
         return None if row is None else _app(row)
 
-    def of_organization(self, slug: str, *, role: str = "") -> list[App]:
+    async def of_organization(self, slug: str, *, role: str = "") -> list[App]:
         """Sorted by name; `role` empty means all."""
-        rows = self._db.read(
-            f"SELECT {_COLUMNS} WHERE o.slug=? AND (?='' OR a.role=?) ORDER BY a.name", (slug, role, role)
+        rows = await self._db.fetch(
+            f"SELECT {_COLUMNS} WHERE o.slug=$1 AND ($2='' OR a.role=$2) ORDER BY a.name", slug, role
         )
         return [_app(row) for row in rows]
 
-    def count(self) -> int:
-        row = self._db.read_one("SELECT count(*) FROM apps WHERE deleting=0")
+    async def count(self) -> int:
+        row = await self._db.fetch_one("SELECT count(*) FROM apps WHERE deleting=0")
         return int(row[0]) if row is not None else 0
 
-    def deleting(self) -> list[App]:
+    async def deleting(self) -> list[App]:
         """Apps whose deletion was begun and has not ended."""
-        return [_app(row) for row in self._db.read(f"SELECT {_COLUMNS} WHERE a.deleting=1")]
+        return [_app(row) for row in await self._db.fetch(f"SELECT {_COLUMNS} WHERE a.deleting=1")]
 
     async def create(
         self,
@@ -88,46 +88,63 @@ class Apps:
             Conflict: the key was used with another name.
         """
         app_id = secrets.token_hex(8)
-        now_ms = time.time_ns() // 1_000_000
+        created_ms = now_ms(self._clock)
 
-        def job(db: apsw.Connection) -> str:
-            if idempotency_key is not None:
-                earlier = db.execute(
-                    "SELECT name FROM apps WHERE org_id=? AND idempotency_key=?",
-                    (organization.numeric_id, idempotency_key),
-                ).fetchone()
-                if earlier is not None:
-                    if named and earlier[0] != name:
-                        raise Conflict(f"idempotency key was already used to create the app {earlier[0]!r}")
-                    return str(earlier[0])
-            if db.execute("SELECT 1 FROM apps WHERE name=?", (name,)).fetchone() is not None:
-                raise AppNameTaken("Validation failed: Name has already been taken")
-            db.execute(
-                "INSERT INTO apps(id, name, org_id, network, role, created_ms, idempotency_key) "
-                "VALUES(?,?,?,?,?,?,?)",
-                (app_id, name, organization.numeric_id, network, role, now_ms, idempotency_key),
+        async def made_before(tx: Transaction) -> str | None:
+            if idempotency_key is None:
+                return None
+            earlier = await tx.fetch_one(
+                "SELECT name FROM apps WHERE org_id=$1 AND idempotency_key=$2",
+                organization.numeric_id,
+                idempotency_key,
             )
-            return name
+            if earlier is None:
+                return None
+            if named and earlier[0] != name:
+                raise Conflict(f"idempotency key was already used to create the app {earlier[0]!r}")
+            return str(earlier[0])
 
-        return self.get(await self._db.write(job))
+        async def job(tx: Transaction) -> str:
+            if (earlier := await made_before(tx)) is not None:
+                return earlier
+            added = await tx.fetch_one(
+                "INSERT INTO apps(id, name, org_id, network, role, created_ms, idempotency_key) "
+                "VALUES($1,$2,$3,$4,$5,$6,$7) ON CONFLICT DO NOTHING RETURNING name",
+                app_id,
+                name,
+                organization.numeric_id,
+                network,
+                role,
+                created_ms,
+                idempotency_key,
+            )
+            if added is not None:
+                return name
+            if (earlier := await made_before(tx)) is not None:  # by another, at the same moment
+                return earlier
+            raise AppNameTaken("Validation failed: Name has already been taken")
+
+        return await self.get(await self._db.transact(job))
 
     async def begin_delete(self, app: App) -> None:
         """From now on nothing is created in the app."""
-        await self._db.write(
-            lambda db: db.execute("UPDATE apps SET deleting=1 WHERE id=?", (app.id,)).fetchone()
-        )
+
+        async def job(tx: Transaction) -> None:
+            await tx.fetch("UPDATE apps SET deleting=1 WHERE id=$1", app.id)
+
+        await self._db.transact(job)
 
     async def finish_delete(self, app: App) -> None:
         """Removes the app and the records of its machines, which are destroyed; its name is free again."""
 
-        def job(db: apsw.Connection) -> None:
-            db.execute("DELETE FROM machines WHERE app_id=?", (app.id,))
-            db.execute("DELETE FROM apps WHERE id=?", (app.id,))
+        async def job(tx: Transaction) -> None:
+            await tx.fetch("DELETE FROM machines WHERE app_id=$1", app.id)
+            await tx.fetch("DELETE FROM apps WHERE id=$1", app.id)
 
-        await self._db.write(job)
+        await self._db.transact(job)
 
 
-def _app(row: tuple[object, ...]) -> App:
+def _app(row: Row) -> App:
     numeric, id_, name, network, role, created, deleting, key, org_numeric, org_id, slug, org_name = row
     return msgspec.convert(
         {

@@ -6,14 +6,15 @@ leaves between the two is a record whose host knows nothing of it; `midge.centra
 
 from __future__ import annotations
 
-import time
-
-import apsw
 import msgspec
 
 from midge.central.apps import App
-from midge.errors import NotFound
-from midge.store.sqlite import Database
+from midge.central.database import CentralDatabase, Row, Transaction
+from midge.clock import Clock, now_ms
+from midge.errors import Conflict, NotFound
+
+# Of one reservation: more than one try is needed only if the name's holder goes between two statements.
+RESERVE_TRIES_MAX = 3
 
 _COLUMNS = "m.id, a.name, m.name, m.region, m.host, m.digest, m.created_ms"
 _FROM = f"SELECT {_COLUMNS} FROM machines m JOIN apps a ON a.id = m.app_id"
@@ -30,8 +31,9 @@ class MachineRecord(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class MachineRecords:
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: CentralDatabase, clock: Clock) -> None:
         self._db = database
+        self._clock = clock
 
     async def reserve(
         self, app: App, machine_id: str, name: str, *, region: str, host: str
@@ -41,71 +43,86 @@ class MachineRecords:
         Raises:
             NotFound: the app is gone or about to go.
         """
-        now_ms = time.time_ns() // 1_000_000
+        created_ms = now_ms(self._clock)
 
-        def job(db: apsw.Connection) -> MachineRecord | None:
-            alive = db.execute("SELECT 1 FROM apps WHERE id=? AND deleting=0", (app.id,)).fetchone()
-            if alive is None:
-                raise NotFound("app not found")
-            holder = db.execute(f"{_FROM} WHERE m.app_id=? AND m.name=?", (app.id, name)).fetchone()
-            if holder is not None:
-                return _record(holder)
-            db.execute(
-                "INSERT INTO machines(id, app_id, name, region, host, created_ms) VALUES(?,?,?,?,?,?)",
-                (machine_id, app.id, name, region, host, now_ms),
-            )
-            return None
+        async def job(tx: Transaction) -> MachineRecord | None:
+            for _ in range(RESERVE_TRIES_MAX):
+                await _check_alive(tx, app)
+                added = await tx.fetch_one(
+                    "INSERT INTO machines(id, app_id, name, region, host, created_ms) "
+                    "VALUES($1,$2,$3,$4,$5,$6) ON CONFLICT DO NOTHING RETURNING id",
+                    machine_id,
+                    app.id,
+                    name,
+                    region,
+                    host,
+                    created_ms,
+                )
+                if added is not None:
+                    return None
+                holder = await tx.fetch_one(f"{_FROM} WHERE m.app_id=$1 AND m.name=$2", app.id, name)
+                if holder is not None:
+                    return _record(holder)
+            raise Conflict(f"aborted: the name {name!r} is taken and given up all the time", hint="try again")
 
-        return await self._db.write(job)
+        return await self._db.transact(job)
 
     async def confirm(self, machine_id: str, digest: str) -> bool:
         """The host has the machine, made from the image of this digest; False when the record is gone."""
 
-        def job(db: apsw.Connection) -> bool:
-            db.execute("UPDATE machines SET digest=? WHERE id=?", (digest, machine_id))
-            return bool(db.changes())
+        async def job(tx: Transaction) -> bool:
+            updated = await tx.fetch_one(
+                "UPDATE machines SET digest=$1 WHERE id=$2 RETURNING id", digest, machine_id
+            )
+            return updated is not None
 
-        return await self._db.write(job)
+        return await self._db.transact(job)
 
     async def drop(self, *machine_ids: str) -> None:
         """The machines are no more: their names are free."""
 
-        def job(db: apsw.Connection) -> None:
-            db.executemany("DELETE FROM machines WHERE id=?", [(machine_id,) for machine_id in machine_ids])
+        async def job(tx: Transaction) -> None:
+            for machine_id in machine_ids:
+                await tx.fetch("DELETE FROM machines WHERE id=$1", machine_id)
 
         if machine_ids:
-            await self._db.write(job)
+            await self._db.transact(job)
 
     async def adopt(self, app: App, record: MachineRecord) -> bool:
         """Records a machine the host has and we do not; False when another holds its name."""
 
-        def job(db: apsw.Connection) -> bool:
-            db.execute(
-                "INSERT INTO machines(id, app_id, name, region, host, digest, created_ms) VALUES(?,?,?,?,?,?,?) "
-                "ON CONFLICT DO NOTHING",
-                (
-                    record.id,
-                    app.id,
-                    record.name,
-                    record.region,
-                    record.host,
-                    record.digest,
-                    record.created_ms,
-                ),
+        async def job(tx: Transaction) -> bool:
+            added = await tx.fetch_one(
+                "INSERT INTO machines(id, app_id, name, region, host, digest, created_ms) "
+                "VALUES($1,$2,$3,$4,$5,$6,$7) ON CONFLICT DO NOTHING RETURNING id",
+                record.id,
+                app.id,
+                record.name,
+                record.region,
+                record.host,
+                record.digest,
+                record.created_ms,
             )
-            return bool(db.changes())
+            return added is not None
 
-        return await self._db.write(job)
+        return await self._db.transact(job)
 
-    def find(self, machine_id: str) -> MachineRecord | None:
-        row = self._db.read_one(f"{_FROM} WHERE m.id=?", (machine_id,))
+    async def find(self, machine_id: str) -> MachineRecord | None:
+        row = await self._db.fetch_one(f"{_FROM} WHERE m.id=$1", machine_id)
         return None if row is None else _record(row)
 
-    def ids_of_host(self, host: str) -> set[str]:
-        return {row[0] for row in self._db.read("SELECT id FROM machines WHERE host=?", (host,))}
+    async def ids_of_host(self, host: str) -> set[str]:
+        return {row[0] for row in await self._db.fetch("SELECT id FROM machines WHERE host=$1", host)}
 
 
-def _record(row: tuple[object, ...]) -> MachineRecord:
+async def _check_alive(tx: Transaction, app: App) -> None:
+    """Raises NotFound. Otherwise the app stays as it is until the transaction ends."""
+    alive = await tx.fetch_one(f"SELECT 1 FROM apps WHERE id=$1 AND deleting=0{tx.for_share}", app.id)
+    if alive is None:
+        raise NotFound("app not found")
+
+
+def _record(row: Row) -> MachineRecord:
     return msgspec.convert(
         dict(zip(("id", "app", "name", "region", "host", "digest", "created_ms"), row, strict=True)),
         MachineRecord,

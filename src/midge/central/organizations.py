@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
+from midge.central.database import CentralDatabase
 from midge.errors import NotFound
-from midge.store.sqlite import Database
 
 PERSONAL = "personal"  # exists from the start; clients use the word for "the token owner's own"
 
@@ -18,13 +18,13 @@ class Organization(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class Organizations:
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: CentralDatabase) -> None:
         self._db = database
 
-    def get(self, slug: str) -> Organization:
+    async def get(self, slug: str) -> Organization:
         """Raises NotFound."""
-        row = self._db.read_one(
-            "SELECT numeric_id, id, slug, name FROM organizations WHERE slug=?", (slug or PERSONAL,)
+        row = await self._db.fetch_one(
+            "SELECT numeric_id, id, slug, name FROM organizations WHERE slug=$1", slug or PERSONAL
         )
         if row is None:
             raise NotFound("organization not found")

@@ -8,14 +8,13 @@ The host is right in both cases.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import Callable, Collection
 
 import structlog
 
+from midge.central.inventory import Inventory
 from midge.central.machines import MachineRecord
 from midge.central.store import Central
-from midge.errors import NotFound
-from midge.worker.host import Host, MachineView
 
 PAGE = 250  # machines looked at in one go, a few milliseconds: requests get their turn in between
 
@@ -23,7 +22,7 @@ _log = structlog.get_logger("midge.central")
 
 
 async def reconcile(
-    central: Central, host: Host, *, in_flight: Callable[[], Collection[str]] = frozenset
+    central: Central, inventory: Inventory, *, in_flight: Callable[[], Collection[str]] = frozenset
 ) -> tuple[int, int]:
     """Drops records of machines that are gone, adopts machines without a record.
 
@@ -32,55 +31,32 @@ async def reconcile(
     Returns:
         How many were dropped and how many adopted.
     """
-    host_name = host.status().name
-    known = central.machines.ids_of_host(host_name)
+    known = await central.machines.ids_of_host(inventory.host)
     seen: set[str] = set()
-    unknown: list[MachineView] = []
-    async for view in _machines(host):
-        seen.add(view.id)
-        if view.id not in known and view.state != "destroying":
-            unknown.append(view)
+    unknown: list[MachineRecord] = []
+    after_id = ""
+    while page := await inventory.page(after_id=after_id, limit=PAGE):
+        for machine in page:
+            seen.add(machine.record.id)
+            if machine.record.id not in known and not machine.leaving:
+                unknown.append(machine.record)
+        after_id = page[-1].record.id
+        await asyncio.sleep(0)
     # Machines come and go while the pages are read: each that makes a difference is asked for once more.
-    gone = [machine_id for machine_id in known - seen - set(in_flight()) if _is_gone(host, machine_id)]
+    gone = [one for one in known - seen - set(in_flight()) if not await inventory.has(one)]
     await central.machines.drop(*gone)
     adopted = 0
-    for view in unknown:
-        if view.id not in in_flight() and not _is_gone(host, view.id):
-            adopted += await _adopt(central, view, host_name)
+    for record in unknown:
+        if record.id not in in_flight() and await inventory.has(record.id):
+            adopted += await _adopt(central, record)
     if gone or adopted:
         _log.info("machine records reconciled", dropped=len(gone), adopted=adopted)
     return len(gone), adopted
 
 
-async def _adopt(central: Central, view: MachineView, host_name: str) -> bool:
-    app = central.apps.find(view.app)
+async def _adopt(central: Central, record: MachineRecord) -> bool:
+    app = await central.apps.find(record.app)
     if app is None:
-        _log.warning("machine belongs to no app", machine=view.id, app=view.app)
+        _log.warning("machine belongs to no app", machine=record.id, app=record.app)
         return False
-    record = MachineRecord(
-        id=view.id,
-        app=view.app,
-        name=view.name,
-        region=view.region,
-        host=host_name,
-        digest=view.image_ref.digest,
-        created_ms=view.created_at_ns // 1_000_000,
-    )
     return await central.machines.adopt(app, record)
-
-
-async def _machines(host: Host) -> AsyncIterator[MachineView]:
-    """Those that exist, by id."""
-    page = host.list(limit=PAGE)
-    while page:
-        for view in page:
-            yield view
-        await asyncio.sleep(0)
-        page = host.list(after_id=page[-1].id, limit=PAGE)
-
-
-def _is_gone(host: Host, machine_id: str) -> bool:
-    try:
-        return host.get(machine_id).state == "destroyed"
-    except NotFound:
-        return True

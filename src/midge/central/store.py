@@ -6,19 +6,16 @@ and routing go on while it is away.
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from types import TracebackType
 
-import apsw
-
 from midge.central.apps import Apps
+from midge.central.database import CentralDatabase, Transaction
 from midge.central.machines import MachineRecords
 from midge.central.organizations import PERSONAL, Organizations
+from midge.central.sqlite import SqliteDatabase
 from midge.central.tokens import Tokens
-from midge.store.sqlite import Database
-
-MIGRATIONS = Path(__file__).parent.parent / "store" / "migrations" / "central"
+from midge.clock import Clock, SystemClock, now_ms
 
 
 class Central:
@@ -28,12 +25,13 @@ class Central:
         path: of the SQLite file; its directory exists.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.database = Database(path, MIGRATIONS)
+    def __init__(self, path: Path, *, clock: Clock | None = None) -> None:
+        self._clock = clock or SystemClock()
+        self.database: CentralDatabase = SqliteDatabase(path)
         self.organizations = Organizations(self.database)
-        self.apps = Apps(self.database)
-        self.tokens = Tokens(self.database)
-        self.machines = MachineRecords(self.database)
+        self.apps = Apps(self.database, self._clock)
+        self.tokens = Tokens(self.database, self._clock)
+        self.machines = MachineRecords(self.database, self._clock)
 
     async def open(self) -> None:
         """Opens the database; the organization `personal` exists afterwards.
@@ -42,15 +40,19 @@ class Central:
             SchemaTooNew: a newer Midge wrote it.
         """
         await self.database.open()
-        now_ms = time.time_ns() // 1_000_000
+        created_ms = now_ms(self._clock)
 
-        def ensure_personal(db: apsw.Connection) -> None:
-            db.execute(
-                "INSERT INTO organizations(id, slug, name, created_ms) VALUES(?,?,?,?) ON CONFLICT DO NOTHING",
-                ("personal", PERSONAL, "Personal", now_ms),
+        async def ensure_personal(tx: Transaction) -> None:
+            await tx.fetch(
+                "INSERT INTO organizations(id, slug, name, created_ms) VALUES($1,$2,$3,$4) "
+                "ON CONFLICT DO NOTHING",
+                "personal",
+                PERSONAL,
+                "Personal",
+                created_ms,
             )
 
-        await self.database.write(ensure_personal)
+        await self.database.transact(ensure_personal)
 
     async def aclose(self) -> None:
         await self.database.aclose()

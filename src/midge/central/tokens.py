@@ -13,14 +13,14 @@ from __future__ import annotations
 import hashlib
 import hmac
 import secrets
-import time
 
-import apsw
 import msgspec
 
 from midge.central.apps import App
+from midge.central.database import CentralDatabase, Transaction
 from midge.central.organizations import Organization
-from midge.store.sqlite import Database
+from midge.clock import Clock, now_ms
+from midge.errors import NotFound
 
 PREFIX = "mdg"
 ID_HEX = 12
@@ -43,36 +43,39 @@ class Token(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class Tokens:
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: CentralDatabase, clock: Clock) -> None:
         self._db = database
+        self._clock = clock
         self._remembered: dict[bytes, Token] = {}
 
-    def verify(self, text: str, *, now_ms: int) -> Token | None:
+    async def verify(self, text: str) -> Token | None:
         """The token's rights, or None: unknown, expired and revoked look alike."""
         key = hashlib.sha256(text.encode()).digest()
         token = self._remembered.get(key)
         if token is None:
-            token = self._look_up(text)
+            token = await self._look_up(text)
             if token is None:
                 return None
             if len(self._remembered) >= REMEMBERED_MAX:
                 self._remembered.clear()
             self._remembered[key] = token
-        return None if token.expires_ms is not None and token.expires_ms <= now_ms else token
+        if token.expires_ms is not None and token.expires_ms <= now_ms(self._clock):
+            return None
+        return token
 
     def forget(self) -> None:
         """Tokens have ended elsewhere, with their app: look all of them up again."""
         self._remembered.clear()
 
-    def _look_up(self, text: str) -> Token | None:
+    async def _look_up(self, text: str) -> Token | None:
         prefix, _, rest = text.partition("_")
         token_id, _, secret = rest.partition("_")
         if prefix != PREFIX or len(token_id) != ID_HEX or not secret:
             return None
-        row = self._db.read_one(
+        row = await self._db.fetch_one(
             "SELECT t.hash, t.name, o.slug, o.name, a.name, t.expires_ms, t.revoked_ms FROM tokens t "
-            "LEFT JOIN organizations o ON o.numeric_id = t.org_id LEFT JOIN apps a ON a.id = t.app_id WHERE t.id=?",
-            (token_id,),
+            "LEFT JOIN organizations o ON o.numeric_id = t.org_id LEFT JOIN apps a ON a.id = t.app_id WHERE t.id=$1",
+            token_id,
         )
         wanted = _NOBODY if row is None else row[0]
         same = hmac.compare_digest(hashlib.sha256(secret.encode()).digest(), wanted)
@@ -91,61 +94,66 @@ class Tokens:
         *,
         organization: Organization | None = None,
         app: App | None = None,
-        expires_ms: int | None = None,
+        ttl_s: float | None = None,
     ) -> str:
-        """Makes a token and returns its text, which is not kept."""
+        """Makes a token and returns its text, which is not kept.
+
+        Args:
+            ttl_s: how long it is good, seconds; None: until it is revoked.
+
+        Raises:
+            NotFound: the app is gone.
+        """
         token_id, secret = secrets.token_hex(ID_HEX // 2), secrets.token_urlsafe(SECRET_BYTES)
-        await self._insert(token_id, secret, name, organization, app, expires_ms)
-        return f"{PREFIX}_{token_id}_{secret}"
+        created_ms = now_ms(self._clock)
 
-    async def _insert(
-        self,
-        token_id: str,
-        secret: str,
-        name: str,
-        organization: Organization | None,
-        app: App | None,
-        expires_ms: int | None,
-    ) -> None:
-        row = (
-            token_id,
-            hashlib.sha256(secret.encode()).digest(),
-            name,
-            None if organization is None else organization.numeric_id,
-            None if app is None else app.id,
-            time.time_ns() // 1_000_000,
-            expires_ms,
-        )
-
-        def job(db: apsw.Connection) -> None:
-            db.execute(
-                "INSERT INTO tokens(id, hash, name, org_id, app_id, created_ms, expires_ms) VALUES(?,?,?,?,?,?,?)",
-                row,
+        async def job(tx: Transaction) -> None:
+            if app is not None:
+                there = await tx.fetch_one(f"SELECT 1 FROM apps WHERE id=$1{tx.for_share}", app.id)
+                if there is None:
+                    raise NotFound("app not found")
+            await tx.fetch(
+                "INSERT INTO tokens(id, hash, name, org_id, app_id, created_ms, expires_ms) "
+                "VALUES($1,$2,$3,$4,$5,$6,$7)",
+                token_id,
+                hashlib.sha256(secret.encode()).digest(),
+                name,
+                None if organization is None else organization.numeric_id,
+                None if app is None else app.id,
+                created_ms,
+                None if ttl_s is None else created_ms + round(ttl_s * 1000),
             )
 
-        await self._db.write(job)
+        await self._db.transact(job)
+        return f"{PREFIX}_{token_id}_{secret}"
 
     async def revoke(self, token_id: str) -> bool:
         """False if there is no such token, or it was revoked before."""
-        now_ms = time.time_ns() // 1_000_000
+        revoked_ms = now_ms(self._clock)
 
-        def job(db: apsw.Connection) -> bool:
-            db.execute("UPDATE tokens SET revoked_ms=? WHERE id=? AND revoked_ms IS NULL", (now_ms, token_id))
-            return bool(db.changes())
+        async def job(tx: Transaction) -> bool:
+            revoked = await tx.fetch_one(
+                "UPDATE tokens SET revoked_ms=$1 WHERE id=$2 AND revoked_ms IS NULL RETURNING id",
+                revoked_ms,
+                token_id,
+            )
+            return revoked is not None
 
-        revoked = await self._db.write(job)
+        revoked = await self._db.transact(job)
         self.forget()
         return revoked
 
     async def revoke_named(self, name: str, *, keep: str) -> None:
         """Revokes every token of that name but the one whose id is `keep`."""
-        now_ms = time.time_ns() // 1_000_000
+        revoked_ms = now_ms(self._clock)
 
-        def job(db: apsw.Connection) -> None:
-            db.execute(
-                "UPDATE tokens SET revoked_ms=? WHERE name=? AND id<>? AND revoked_ms IS NULL",
-                (now_ms, name, keep),
+        async def job(tx: Transaction) -> None:
+            await tx.fetch(
+                "UPDATE tokens SET revoked_ms=$1 WHERE name=$2 AND id<>$3 AND revoked_ms IS NULL",
+                revoked_ms,
+                name,
+                keep,
             )
 
-        await self._db.write(job)
+        await self._db.transact(job)
         self.forget()

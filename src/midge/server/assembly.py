@@ -29,6 +29,7 @@ from midge.api.services import Services
 from midge.central.reconcile import reconcile
 from midge.central.store import Central
 from midge.server.discovery import ensure_root_token, write_server_file
+from midge.server.inventory import HostInventory
 from midge.server.listener import HttpServer, bind, http_server, until_started, url_of
 from midge.server.lock import DataDirLock
 from midge.server.paths import Paths
@@ -134,17 +135,19 @@ async def _serving(server: RunningServer, listener: socket.socket, settings: Set
 
 async def _put_in_order(services: Services) -> None:
     """What a crash left half-done."""
-    for app in services.central.apps.deleting():
+    for app in await services.central.apps.deleting():
         _log.info("deletion of an app goes on", app=app.name)
         await finish_deletion(services, app)
-    await reconcile(services.central, services.host)
+    await reconcile(services.central, HostInventory(services.host))
 
 
 async def _reconcile_for_ever(services: Services, settings: Settings) -> None:
     while True:
         await asyncio.sleep(settings.reconcile_interval_s)
         try:
-            await reconcile(services.central, services.host, in_flight=lambda: services.creating)
+            await reconcile(
+                services.central, HostInventory(services.host), in_flight=lambda: services.creating
+            )
         except Exception:  # the next round may do better; the server must not end because of this
             _log.exception("machine records could not be reconciled")
 

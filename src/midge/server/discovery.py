@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from pathlib import Path
 
 import msgspec
@@ -37,7 +36,7 @@ async def ensure_root_token(paths: Paths, tokens: Tokens) -> tuple[str, bool]:
         text = paths.token.read_text("ascii").strip()
     except (FileNotFoundError, UnicodeDecodeError):
         text = ""
-    found = tokens.verify(text, now_ms=time.time_ns() // 1_000_000)
+    found = await tokens.verify(text)
     if found is not None and found.name == ROOT_TOKEN:
         return text, False
     created = await tokens.create(ROOT_TOKEN)

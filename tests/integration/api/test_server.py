@@ -70,7 +70,7 @@ async def test_a_restart_keeps_apps_and_token_and_frees_lost_names(tmp_path: Pat
         await http.post("/v1/apps", json={"name": "half"}, headers=headers)
         body = {"config": {"image": "debian"}, "name": "one"}
         await http.post("/v1/apps/web/machines", json=body, headers=headers)
-        await first.services.central.apps.begin_delete(first.services.central.apps.get("half"))
+        await first.services.central.apps.begin_delete(await first.services.central.apps.get("half"))
     assert not first.paths.server_json.exists()
     shutil.rmtree(tmp_path / "staged")  # the worker has lost its machines
     async with running_server(tmp_path) as second, httpx2.AsyncClient(base_url=second.url, **DIRECT) as http:
@@ -78,7 +78,7 @@ async def test_a_restart_keeps_apps_and_token_and_frees_lost_names(tmp_path: Pat
         headers = {"authorization": second.token}
         apps = (await http.get("/v1/apps?org_slug=personal", headers=headers)).json()["apps"]
         assert [app["name"] for app in apps] == ["web"]
-        assert second.services.central.apps.find("half") is None
+        assert await second.services.central.apps.find("half") is None
         assert (await http.post("/v1/apps/web/machines", json=body, headers=headers)).status_code == 200
 
 

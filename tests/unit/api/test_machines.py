@@ -251,7 +251,7 @@ async def test_no_machine_of_a_deleted_app_survives_its_creation(
     created = host.create
 
     async def create_while_the_app_goes(request: Any) -> Any:
-        record = services.central.apps.get("web")
+        record = await services.central.apps.get("web")
         await services.central.apps.begin_delete(record)
         await services.central.apps.finish_delete(record)
         return await created(request)

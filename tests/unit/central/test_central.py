@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -12,35 +11,40 @@ from midge.central.apps import AppNameTaken
 from midge.central.organizations import PERSONAL
 from midge.central.store import Central
 from midge.errors import Conflict, NotFound
+from midge.testing.fake_clock import FakeClock
 
 pytestmark = pytest.mark.anyio
-NOW_MS = time.time_ns() // 1_000_000
 
 
 @pytest.fixture
-async def central(tmp_path: Path) -> AsyncIterator[Central]:
-    async with Central(tmp_path / "central.db") as opened:
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture
+async def central(tmp_path: Path, clock: FakeClock) -> AsyncIterator[Central]:
+    async with Central(tmp_path / "central.db", clock=clock) as opened:
         yield opened
 
 
 async def test_personal_exists_from_the_start_and_only_once(tmp_path: Path) -> None:
     for _ in range(2):
         async with Central(tmp_path / "central.db") as central:
-            assert central.organizations.get(PERSONAL).slug == "personal"
-            assert central.organizations.get("").slug == "personal"
+            assert (await central.organizations.get(PERSONAL)).slug == "personal"
+            assert (await central.organizations.get("")).slug == "personal"
 
 
 async def test_an_app_name_is_taken_once(central: Central) -> None:
-    personal = central.organizations.get(PERSONAL)
+    personal = await central.organizations.get(PERSONAL)
     app = await central.apps.create(personal, "web", network="default")
-    assert central.apps.get("web") == app
-    assert central.apps.count() == 1
+    assert await central.apps.get("web") == app
+    assert await central.apps.count() == 1
     with pytest.raises(AppNameTaken):
         await central.apps.create(personal, "web", network="default")
 
 
 async def test_an_idempotency_key_belongs_to_one_name(central: Central) -> None:
-    personal = central.organizations.get(PERSONAL)
+    personal = await central.organizations.get(PERSONAL)
     first = await central.apps.create(personal, "a", network="n", idempotency_key="k")
     again = await central.apps.create(personal, "b", network="n", idempotency_key="k", named=False)
     assert again == first
@@ -49,26 +53,26 @@ async def test_an_idempotency_key_belongs_to_one_name(central: Central) -> None:
 
 
 async def test_a_deletion_has_two_halves(central: Central) -> None:
-    personal = central.organizations.get(PERSONAL)
+    personal = await central.organizations.get(PERSONAL)
     app = await central.apps.create(personal, "web", network="n")
     assert await central.machines.reserve(app, "1" * 14, "one", region="r", host="h") is None
     await central.apps.begin_delete(app)
-    assert [one.name for one in central.apps.deleting()] == ["web"]
+    assert [one.name for one in await central.apps.deleting()] == ["web"]
     with pytest.raises(NotFound):
         await central.machines.reserve(app, "2" * 14, "two", region="r", host="h")
     await central.apps.finish_delete(app)
-    assert central.apps.find("web") is None
-    assert central.machines.find("1" * 14) is None
+    assert await central.apps.find("web") is None
+    assert await central.machines.find("1" * 14) is None
 
 
 async def test_a_machine_name_is_held_by_its_record(central: Central) -> None:
-    app = await central.apps.create(central.organizations.get(PERSONAL), "web", network="n")
+    app = await central.apps.create(await central.organizations.get(PERSONAL), "web", network="n")
     assert await central.machines.reserve(app, "1" * 14, "one", region="r", host="h") is None
     holder = await central.machines.reserve(app, "2" * 14, "one", region="r", host="h")
     assert holder is not None
     assert (holder.id, holder.app, holder.digest) == ("1" * 14, "web", "")
     assert await central.machines.confirm("1" * 14, "sha256:x")
-    found = central.machines.find("1" * 14)
+    found = await central.machines.find("1" * 14)
     assert found is not None and found.digest == "sha256:x"
     await central.machines.drop("1" * 14)
     assert not await central.machines.confirm("1" * 14, "sha256:x")
@@ -79,7 +83,7 @@ async def test_a_token_is_known_by_its_text_alone(central: Central, tmp_path: Pa
     text = await central.tokens.create("t")
     prefix, token_id, secret = text.split("_", 2)
     assert prefix == "mdg"
-    token = central.tokens.verify(text, now_ms=NOW_MS)
+    token = await central.tokens.verify(text)
     assert token is not None and token.id == token_id
     assert token.org_slug is None and token.app is None
     for wrong in (
@@ -90,29 +94,31 @@ async def test_a_token_is_known_by_its_text_alone(central: Central, tmp_path: Pa
         f"mdg_{token_id}_{secret}x",
         f"fm2_{token_id}_{secret}",
     ):
-        assert central.tokens.verify(wrong, now_ms=NOW_MS) is None
+        assert await central.tokens.verify(wrong) is None
     await central.aclose()
     files = b"".join(path.read_bytes() for path in tmp_path.glob("central.db*"))
     assert secret.encode() not in files
 
 
-async def test_a_token_ends(central: Central) -> None:
-    personal = central.organizations.get(PERSONAL)
-    text = await central.tokens.create("t", organization=personal, expires_ms=NOW_MS + 1000)
-    assert central.tokens.verify(text, now_ms=NOW_MS + 999) is not None
-    assert central.tokens.verify(text, now_ms=NOW_MS + 1000) is None
+async def test_a_token_ends(central: Central, clock: FakeClock) -> None:
+    personal = await central.organizations.get(PERSONAL)
+    text = await central.tokens.create("t", organization=personal, ttl_s=1)
+    clock.advance(0.999)
+    assert await central.tokens.verify(text) is not None
+    clock.advance(0.001)
+    assert await central.tokens.verify(text) is None
     other = await central.tokens.create("t")
     assert await central.tokens.revoke(other.split("_")[1])
     assert not await central.tokens.revoke(other.split("_")[1])
-    assert central.tokens.verify(other, now_ms=NOW_MS) is None
+    assert await central.tokens.verify(other) is None
 
 
 async def test_tokens_of_an_app_go_with_it(central: Central) -> None:
-    personal = central.organizations.get(PERSONAL)
+    personal = await central.organizations.get(PERSONAL)
     app = await central.apps.create(personal, "web", network="n")
     text = await central.tokens.create("deploy", organization=personal, app=app)
-    token = central.tokens.verify(text, now_ms=NOW_MS)
+    token = await central.tokens.verify(text)
     assert token is not None and token.app == "web"
     await central.apps.finish_delete(app)
     central.tokens.forget()
-    assert central.tokens.verify(text, now_ms=NOW_MS) is None
+    assert await central.tokens.verify(text) is None

@@ -15,6 +15,7 @@ from midge.central.reconcile import reconcile
 from midge.central.store import Central
 from midge.ids import new_machine_id
 from midge.machine.config import MachineConfig
+from midge.server.inventory import HostInventory
 from midge.testing.host import StagedHost, staged_host
 from midge.worker.host import CreateMachine
 from tests.deadlines import PATIENCE_S
@@ -31,7 +32,7 @@ async def central(tmp_path: Path) -> AsyncIterator[Central]:
 
 @pytest.fixture
 async def app(central: Central) -> App:
-    return await central.apps.create(central.organizations.get("personal"), "web", network="default")
+    return await central.apps.create(await central.organizations.get("personal"), "web", network="default")
 
 
 @pytest.fixture
@@ -60,14 +61,14 @@ async def test_a_record_without_a_machine_frees_its_name(
     central: Central, app: App, host: StagedHost
 ) -> None:
     await central.machines.reserve(app, "1" * 14, "one", region="local", host="local")
-    assert await reconcile(central, host, in_flight=lambda: {"1" * 14}) == (0, 0)
-    assert await reconcile(central, host) == (1, 0)
+    assert await reconcile(central, HostInventory(host), in_flight=lambda: {"1" * 14}) == (0, 0)
+    assert await reconcile(central, HostInventory(host)) == (1, 0)
     assert await central.machines.reserve(app, "2" * 14, "one", region="local", host="local") is None
 
 
 async def test_records_of_other_hosts_are_left_alone(central: Central, app: App, host: StagedHost) -> None:
     await central.machines.reserve(app, "1" * 14, "one", region="local", host="elsewhere")
-    assert await reconcile(central, host) == (0, 0)
+    assert await reconcile(central, HostInventory(host)) == (0, 0)
 
 
 async def test_a_destroyed_machine_loses_its_record(central: Central, app: App, host: StagedHost) -> None:
@@ -75,16 +76,16 @@ async def test_a_destroyed_machine_loses_its_record(central: Central, app: App, 
     await central.machines.reserve(app, machine_id, "one", region="local", host="local")
     await host.destroy(machine_id)
     await host.wait(machine_id, states=("destroyed",), timeout_s=PATIENCE_S)
-    assert await reconcile(central, host) == (1, 0)
+    assert await reconcile(central, HostInventory(host)) == (1, 0)
 
 
 async def test_a_machine_without_a_record_is_adopted(central: Central, app: App, host: StagedHost) -> None:
     machine_id = await create(host, "one")
     await create(host, "stray", app="gone")
-    assert await reconcile(central, host) == (0, 1)
-    found = central.machines.find(machine_id)
+    assert await reconcile(central, HostInventory(host)) == (0, 1)
+    found = await central.machines.find(machine_id)
     assert found is not None and (found.app, found.name) == ("web", "one")
-    assert await reconcile(central, host) == (0, 0)
+    assert await reconcile(central, HostInventory(host)) == (0, 0)
 
 
 async def test_a_machine_takes_over_the_name_of_one_that_is_gone(
@@ -92,8 +93,8 @@ async def test_a_machine_takes_over_the_name_of_one_that_is_gone(
 ) -> None:
     await central.machines.reserve(app, "1" * 14, "one", region="local", host="local")
     machine_id = await create(host, "one")
-    assert await reconcile(central, host) == (1, 1)
-    assert central.machines.find(machine_id) is not None
+    assert await reconcile(central, HostInventory(host)) == (1, 1)
+    assert await central.machines.find(machine_id) is not None
 
 
 async def test_many_machines_are_looked_at_in_pages(
@@ -111,7 +112,7 @@ async def test_many_machines_are_looked_at_in_pages(
             await asyncio.sleep(0)
 
     task = asyncio.create_task(others())
-    assert await reconcile(central, host) == (0, 5)
+    assert await reconcile(central, HostInventory(host)) == (0, 5)
     assert turns >= 3
     task.cancel()
     await asyncio.wait([task])
@@ -124,5 +125,5 @@ async def test_what_comes_while_the_pages_are_read_is_not_taken_for_gone(
     view = host.get(machine_id)
     await central.machines.reserve(app, machine_id, "one", region="local", host="local")
     monkeypatch.setattr(host, "list", lambda **_: [])
-    assert await reconcile(central, host) == (0, 0)
-    assert central.machines.find(view.id) is not None
+    assert await reconcile(central, HostInventory(host)) == (0, 0)
+    assert await central.machines.find(view.id) is not None
