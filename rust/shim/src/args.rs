@@ -38,6 +38,8 @@ pub struct Args {
     pub uid: Option<u32>,
     /// Group to become.
     pub gid: Option<u32>,
+    /// A device of which the program gets a node of its own, in place of the host's.
+    pub own_device: Option<PathBuf>,
     /// Supplementary groups; none without.
     pub groups: Vec<u32>,
     /// Limit of open files.
@@ -78,6 +80,7 @@ pub fn parse(argv: impl Iterator<Item = String>) -> Result<Args, String> {
         cgroups: Vec::new(),
         uid: None,
         gid: None,
+        own_device: None,
         groups: Vec::new(),
         nofile: None,
         oom_score: None,
@@ -108,6 +111,7 @@ pub fn parse(argv: impl Iterator<Item = String>) -> Result<Args, String> {
             "--cgroup" => args.cgroups.push(absolute(&flag, value)?),
             "--uid" => args.uid = Some(number(&flag, &value)?),
             "--gid" => args.gid = Some(number(&flag, &value)?),
+            "--own-device" => args.own_device = Some(absolute(&flag, value)?),
             "--group" => args.groups.push(number(&flag, &value)?),
             "--nofile" => args.nofile = Some(number(&flag, &value)?),
             "--oom-score" => args.oom_score = Some(number(&flag, &value)?),
@@ -140,6 +144,9 @@ fn check(args: Args) -> Result<Args, String> {
     }
     if args.uid.is_some() != args.gid.is_some() {
         return Err("--uid and --gid go together".into());
+    }
+    if args.own_device.is_some() && args.uid.is_none() {
+        return Err("--own-device needs --uid".into());
     }
     let mut numbers: Vec<RawFd> = args
         .pass_fds
@@ -201,7 +208,7 @@ mod tests {
     #[test]
     fn reads_every_option() {
         let args = parse_text(
-            "--dir /r --netns /n --tap tap0:9 --cgroup /c/1 --cgroup /c/2 --uid 7 --gid 8 --group 9 --nofile 100 \
+            "--dir /r --netns /n --tap tap0:9 --cgroup /c/1 --cgroup /c/2 --uid 7 --gid 8 --group 9 --own-device /d --nofile 100 \
              --oom-score -5 --no-new-privs --log /l --log-max-bytes 65536 --log-keep 2 --channel-vsock /v:52 \
              --pid-file /p --pass-fd 5 --ready-fd 4 -- prog --dir x",
         )
@@ -209,6 +216,7 @@ mod tests {
         assert_eq!(args.cgroups.len(), 2);
         assert_eq!(args.tap, Some(("tap0".into(), 9)));
         assert_eq!(args.channel, Channel::Vsock { path: "/v".into(), port: 52 });
+        assert_eq!(args.own_device, Some("/d".into()));
         assert_eq!(args.program, ["prog", "--dir", "x"]);
         assert_eq!((args.uid, args.gid, args.oom_score), (Some(7), Some(8), Some(-5)));
     }
@@ -227,6 +235,8 @@ mod tests {
             (&format!("{base} --tap tap0 -- p"), "NAME:FD"),
             (&format!("{base} --channel-fd 2 -- p"), "descriptors go"),
             (&format!("{base} --uid 1 -- p"), "go together"),
+            (&format!("{base} --own-device /d -- p"), "needs --uid"),
+            (&format!("{base} --own-device d --uid 1 --gid 1 -- p"), "absolute"),
             (&format!("{base} --log-max-bytes 10 -- p"), "less than"),
         ] {
             assert!(parse_text(text).unwrap_err().contains(reason), "{text}");

@@ -5,6 +5,7 @@
 
 mod args;
 mod child;
+mod device;
 mod guest;
 mod log;
 mod outbox;

@@ -11,10 +11,14 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use crate::args::Args;
+use crate::device;
 use crate::sys::{self, check};
 
 /// Most bytes of a message from the child about a step that failed.
 const MESSAGE_MAX: u64 = 1_024;
+
+/// How messages begin that say why the program has no device of its own; the worker looks for it.
+const OWN_DEVICE: &str = "own device";
 
 /// Descriptors the program gets.
 pub struct Wiring<'a> {
@@ -96,7 +100,15 @@ fn enter(
         check(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) })
             .map_err(step("setrlimit"))?;
     }
+    let own = |what: &str, device: &Path| format!("{OWN_DEVICE} {}: {what}", device.display());
+    if let (Some(device), Some(uid), Some(gid)) = (&args.own_device, args.uid, args.gid) {
+        device::own(device, &args.dir, uid, gid).map_err(|(what, error)| (own(what, device), error))?;
+    }
     drop_rights(args).map_err(step("setuid"))?;
+    if let Some(device) = &args.own_device {
+        // The program would say it in its own words, or not at all.
+        device::try_open(device).map_err(|error| (own("open as the program's user", device), error))?;
+    }
     // SAFETY: no pointers; dispositions and mask go back to what a program expects.
     unsafe {
         if args.no_new_privs {

@@ -20,6 +20,11 @@ from midge.guest.channel import CONNECT_TIMEOUT_S, GuestChannel
 READY_TIMEOUT_S = 10.0  # spawn to exec of the program, on a loaded host
 READY_BYTES_MAX = 4_096  # the shim's one line
 _READY_FD_MIN = 3  # first number tried for the ready pipe in the shim
+_OWN_DEVICE = "own device "  # how the shim's reasons begin that are about a program's device
+OWN_DEVICE_HINT = (
+    "run midge as root, with CAP_SYS_ADMIN and CAP_MKNOD, where the device may be used; "
+    "for a container: --privileged, or --device with these capabilities"
+)
 _SOCKET_PATH_MAX = 107  # bytes of a unix socket's path, without the final zero
 
 
@@ -38,6 +43,7 @@ class ShimSpec:
     channel: a descriptor number the program inherits, or Firecracker's vsock.
     pid_file: the program is a launcher that leaves the main process's pid there.
     tap: a tap device of the namespace, and the descriptor number the program inherits it under.
+    own_device: a device of which the program gets a node of its own, in place of the host's; needs `uid`.
     pass_fds: open descriptors the program inherits under their own numbers.
     env: environment of shim and program.
     """
@@ -51,6 +57,7 @@ class ShimSpec:
     cgroups: tuple[Path, ...] = ()
     uid: int | None = None
     gid: int | None = None
+    own_device: Path | None = None
     groups: tuple[int, ...] = ()
     nofile: int | None = None
     oom_score: int | None = None
@@ -69,6 +76,7 @@ class ShimSpec:
             ("--tap", f"{self.tap[0]}:{self.tap[1]}" if self.tap else None),
             ("--uid", self.uid),
             ("--gid", self.gid),
+            ("--own-device", self.own_device),
             ("--nofile", self.nofile),
             ("--oom-score", self.oom_score),
             ("--pid-file", self.pid_file),
@@ -91,6 +99,10 @@ class ShimSpec:
         else:
             argv += ["--channel-fd", str(self.channel)]
         return [*argv, "--", *self.program]
+
+
+class DeviceRefused(DriverError):
+    """The program could not get its device: a matter of rights on this host, not of the program."""
 
 
 class _Ready(msgspec.Struct, frozen=True, kw_only=True):
@@ -145,6 +157,7 @@ async def launch(spec: ShimSpec) -> ShimProcess:
     """Starts a shim; returns once the program executes and the socket is there.
 
     Raises:
+        DeviceRefused: it cannot have a node of its own of the device.
         DriverError: it could not be started; the message has the shim's reason.
         BinaryMissing: there is no shim.
     """
@@ -172,8 +185,15 @@ async def launch(spec: ShimSpec) -> ShimProcess:
     message = msgspec.json.decode(line, type=_Ready) if line else _Ready(error="it ended at once")
     if message.error is not None:
         await process.wait()
-        raise DriverError(f"cannot start {spec.program[0]}: {message.error}", rundir=str(spec.rundir))
+        raise _not_started(spec, message.error)
     return process
+
+
+def _not_started(spec: ShimSpec, reason: str) -> DriverError:
+    message = f"cannot start {spec.program[0]}: {reason}"
+    if spec.own_device is not None and reason.startswith(_OWN_DEVICE):
+        return DeviceRefused(message, hint=OWN_DEVICE_HINT, rundir=str(spec.rundir))
+    return DriverError(message, rundir=str(spec.rundir))
 
 
 async def attach(rundir: Path, *, timeout_s: float = CONNECT_TIMEOUT_S) -> GuestChannel:

@@ -18,6 +18,7 @@ from midge.net.slot import NetSlot
 
 QMP_SOCKET = "qmp.sock"
 NOFILE = 4096
+OPEN_TO_ALL = 0o006  # mode bits with which any user may read and write
 OOM_SCORE = 500  # the guest goes before the services of the host do
 TEMPLATE_MAC = "02:4d:00:00:00:01"
 
@@ -60,6 +61,7 @@ async def launch(
         kernel: descriptors of kernel and initramfs, and the command line; None to wait for a restore.
 
     Raises:
+        DeviceRefused: it cannot have the device that its acceleration needs.
         DriverError: it could not be started.
     """
     listener = _listen(place.rundir / QMP_SOCKET)
@@ -95,7 +97,7 @@ async def launch(
                 cgroups=tuple(place.cgroup.procs_files()) if place.cgroup else (),
                 uid=place.uid,
                 gid=place.uid,
-                groups=_device_groups(hardware),
+                own_device=own_device(hardware),
                 nofile=NOFILE,
                 oom_score=OOM_SCORE,
                 no_new_privs=True,
@@ -138,7 +140,15 @@ class _free_number:
         os.close(self._fd)
 
 
-def _device_groups(hardware: Hardware) -> tuple[int, ...]:
+def own_device(hardware: Hardware, device: Path = KVM_DEVICE) -> Path | None:
+    """The device of which a VMM needs a node of its own; None where it needs none, or where everybody may open it.
+
+    Never a group instead: the device's group may be root's, or own other things as well.
+    """
     if hardware.acceleration != "kvm":
-        return ()
-    return (KVM_DEVICE.stat().st_gid,)
+        return None
+    try:
+        mode = device.stat().st_mode
+    except OSError:
+        return device  # the shim says what is wrong with it
+    return None if mode & OPEN_TO_ALL == OPEN_TO_ALL else device
