@@ -22,7 +22,8 @@ MidgeError                        code, status, hint: what API and CLI show
 │   └── OutOfSpace      507
 ├── DriverError         500       the driver failed
 │   ├── SnapshotUnusable          a snapshot is missing or damaged: start cold
-│   └── NotRunning                the machine has been cleared away already
+│   ├── NotRunning                the machine has been cleared away already
+│   └── HandleUnknown             another version of Midge started the machine: leave it alone
 └── GuestError          500       the guest refused, or broke the protocol
 
 An error's class says whether a step of an operation that raised it is tried again (see midge.operations): not where
@@ -170,6 +171,12 @@ class NotRunning(DriverError):
     """The driver runs no machine of this handle: it has been cleared away already."""
 
     code = "not_running"
+
+
+class HandleUnknown(DriverError):
+    """A handle of a version that this Midge does not read. What it names may run, and is not to be touched."""
+
+    code = "handle_unknown"
 
 
 class GuestError(MidgeError):

@@ -21,9 +21,10 @@ from typing import Any, Literal, Protocol
 
 import msgspec
 
+from midge.errors import HandleUnknown
 from midge.machine.spec import ExitStatus, MachineSpec
 
-HANDLE_VERSION = 1
+HANDLE_VERSION = 1  # of what drivers put into a handle and lay down beside it; the only one they read
 
 
 class Capabilities(msgspec.Struct, kw_only=True, frozen=True):
@@ -51,6 +52,15 @@ class Handle(msgspec.Struct, kw_only=True, frozen=True, gc=False):
     start_id: str
     version: int = HANDLE_VERSION
     data: dict[str, Any] = {}
+
+    def check(self) -> None:
+        """Raises: HandleUnknown: another version of Midge wrote it."""
+        if self.version != HANDLE_VERSION:
+            raise HandleUnknown(
+                f"machine {self.machine_id} was started by another version of midge: its handle has version "
+                f"{self.version}, and this midge reads {HANDLE_VERSION}",
+                hint="start the midge that was here before; the machine runs on meanwhile",
+            )
 
 
 class Running(msgspec.Struct, kw_only=True, frozen=True):
@@ -129,6 +139,9 @@ class Driver(Protocol):
     * `wait` reports the run's exit for as long as it is recorded, that is until `cleanup`; NotRunning after that;
     * `signal` and `kill` do nothing: what they ask for is so already;
     * `exec`, `ps`, `stats` and `suspend` raise NotRunning.
+
+    A handle of another version says nothing about its run, least of all that it is dead: every verb that reads a handle
+    raises HandleUnknown and touches nothing.
     """
 
     name: str

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+import msgspec
 import structlog
 
-from midge.drivers.base import Exited, Lost, Recovered, Running
+from midge.drivers.base import Exited, Handle, Lost, Recovered, Running
 from midge.errors import chain
 from midge.lifecycle.states import TRANSIENT
 from midge.machine.spec import ExitStatus
@@ -28,11 +30,16 @@ _log = structlog.get_logger("midge.worker")
 
 
 async def recover(worker: Worker) -> None:
-    """Loads the machines, re-adopts what runs, resumes half-done operations, sweeps what belongs to nobody."""
+    """Loads the machines, re-adopts what runs, resumes half-done operations, sweeps what belongs to nobody.
+
+    Raises:
+        HandleUnknown: another version of Midge started a machine. Nothing has been touched.
+    """
     parts = worker.parts
     for machine in table.load_machines(parts.database):
         parts.catalog.publish(machine)
     runs = table.load_running(parts.database)
+    check_handles(parts.catalog, runs.values())
     last = table.load_last(parts.database)
     places = asyncio.Semaphore(RECOVER_CONCURRENCY)
     exits: dict[str, ExitStatus | None] = {}
@@ -63,6 +70,19 @@ async def recover(worker: Worker) -> None:
             owner.post_internal(*follow)
         worker.begin(owner)
     _log.info("recovered", machines=len(parts.catalog), running=len(exits), operations=len(runs))
+
+
+def check_handles(machines: Iterable[Machine], runs: Iterable[Run]) -> None:
+    """Looks at all handles before anything is done with one: what cannot be read is neither lost nor a stray.
+
+    Raises: HandleUnknown.
+    """
+    for machine in machines:
+        if machine.handle is not None:
+            machine.handle.check()
+    for run in runs:
+        if (launched := run.outputs.get("launch")) is not None:
+            msgspec.convert(launched["handle"], Handle).check()
 
 
 async def _ask_driver(worker: Worker, machine: Machine) -> ExitStatus | None:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgspec
 import pytest
 
-from midge.drivers.base import ExecRequest, Handle
-from midge.errors import NotRunning
+from midge.drivers.base import HANDLE_VERSION, ExecRequest, Handle, Running
+from midge.errors import HandleUnknown, NotRunning
 from tests.contract.drivers.kit import RUNS, Kit, Marks, Program, exits
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(400)]
@@ -139,3 +140,32 @@ async def test_a_resume_is_not_repeated_whose_process_has_ended(kit: Kit) -> Non
     assert await kit.driver.resume(again, snapshot, Marks()) == resumed
     assert await kit.wait(resumed) == status
     assert (status.exit_code, kit.log(first).count("begun")) == (0, 1)
+
+
+async def test_a_handle_of_another_version_is_refused_and_its_run_is_left_alone(kit: Kit) -> None:
+    spec = kit.spec(RUNS)
+    handle = await kit.start(spec)
+    await kit.begun(spec)
+    await kit.renew()
+    newer = msgspec.structs.replace(handle, version=HANDLE_VERSION + 1)
+    verbs: dict[str, Callable[[], Awaitable[Any]]] = {
+        "recover": lambda: kit.driver.recover(newer),
+        "wait": lambda: kit.driver.wait(newer),
+        "signal": lambda: kit.driver.signal(newer, 15),
+        "kill": lambda: kit.driver.kill(newer),
+        "suspend": lambda: kit.driver.suspend(spec, newer),
+        "go_on": lambda: kit.driver.go_on(spec, newer, Marks()),
+        **{name: functools.partial(ask, kit, newer) for name, ask in ASKS.items()},
+    }
+    for known in (False, True):  # to the driver, by a handle that it reads
+        if known:
+            assert await kit.driver.recover(handle) == Running(handle=handle)
+        for name, verb in verbs.items():
+            with pytest.raises(HandleUnknown, match=f"version {HANDLE_VERSION + 1}") as refused:
+                await verb()
+                pytest.fail(f"{name} was done")
+            assert refused.value.hint
+        await kit.driver.sweep({spec.machine_id})
+    await kit.driver.signal(handle, 15)
+    assert (await kit.wait(handle)).exit_code == 0
+    assert kit.log(spec).count("begun") == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -10,14 +11,15 @@ from typing import Any, TypeVar
 import apsw
 import pytest
 
+from midge.drivers.base import HANDLE_VERSION
 from midge.drivers.mock import MockDriver
-from midge.errors import OutOfSpace
+from midge.errors import HandleUnknown, OutOfSpace
 from midge.operations.model import Run
 from midge.store.sqlite import Database
-from midge.testing.worker import create_request, mock_order, running_worker, settled
+from midge.testing.worker import MIGRATIONS, create_request, mock_order, running_worker, settled
 from midge.worker import owner as owners
 from midge.worker import table
-from midge.worker.recovery import missed_follow
+from midge.worker.recovery import check_handles, missed_follow
 from midge.worker.worker import Worker
 from tests.unit.worker.records import Held, machine, until
 
@@ -77,6 +79,36 @@ async def test_a_handle_of_another_driver_is_lost_and_says_why(tmp_path: Path) -
     async with running_worker(tmp_path, driver=driver) as worker:
         await settled(worker, machine_id, "stopped")
         assert "it ran on the mock driver" in exits(worker, machine_id)[0]["error"]
+
+
+async def test_a_machine_of_another_version_is_left_alone_and_the_worker_does_not_run(tmp_path: Path) -> None:
+    machine_id = await started(tmp_path)
+    before = (tmp_path / "mock" / "run" / machine_id).read_bytes()
+    await _set_handle_version(tmp_path, HANDLE_VERSION + 1)
+    with pytest.raises(HandleUnknown, match=machine_id):
+        async with running_worker(tmp_path):
+            pytest.fail("it runs")
+    assert (tmp_path / "mock" / "run" / machine_id).read_bytes() == before
+    await _set_handle_version(tmp_path, HANDLE_VERSION)
+    async with running_worker(tmp_path) as worker:
+        assert worker.parts.catalog.get(machine_id).state == "started"
+        assert exits(worker, machine_id) == []
+
+
+async def _set_handle_version(root: Path, version: int) -> None:
+    database = Database(root / "host.db", MIGRATIONS)
+    await database.open()
+    sql = "UPDATE machines SET handle = json_set(handle, '$.version', ?)"
+    await database.write(lambda connection: connection.execute(sql, (version,)))
+    await database.aclose()
+
+
+@pytest.mark.parametrize(("version", "known"), [(HANDLE_VERSION, True), (HANDLE_VERSION + 1, False)])
+def test_a_handle_that_only_the_journal_has_is_looked_at_too(version: int, known: bool) -> None:
+    handle = {"driver": "mock", "machine_id": "m", "start_id": "s", "version": version}
+    run = Run(id="r", subject="m", kind="start", input={}, outputs={"launch": {"handle": handle}})
+    with contextlib.nullcontext() if known else pytest.raises(HandleUnknown):
+        check_handles([], [run])
 
 
 async def test_a_half_done_start_is_finished(tmp_path: Path) -> None:

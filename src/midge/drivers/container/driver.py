@@ -242,12 +242,15 @@ class ContainerDriver:
     # ── while it runs ─────────────────────────────────────────────────────────────────────────────────────────
 
     def _run(self, handle: Handle) -> Run:
+        """Raises: NotRunning, HandleUnknown."""
+        handle.check()
         run = self._runs.get(handle.machine_id)
         if run is None or run.start_id != handle.start_id:
             raise NotRunning(f"machine {handle.machine_id} does not run here")
         return run
 
     async def wait(self, handle: Handle) -> ExitStatus:
+        handle.check()
         run = self._runs.get(handle.machine_id)
         if run is not None and run.start_id == handle.start_id:
             return await run.wait()
@@ -321,6 +324,7 @@ class ContainerDriver:
 
     async def go_on(self, spec: MachineSpec, handle: Handle, trace: Trace) -> Handle:
         """Frozen or not, it is the run it was."""
+        handle.check()
         same = msgspec.structs.replace(spec, start_id=handle.start_id)
         return await self.resume(same, {"start_id": handle.start_id}, trace)
 
@@ -362,6 +366,7 @@ class ContainerDriver:
         await asyncio.to_thread(self._kept(machine_id).discard)
 
     async def recover(self, handle: Handle) -> Recovered:
+        handle.check()
         machine_id = handle.machine_id
         name, record = self._find(machine_id)
         if name is None or record is None or record.start_id != handle.start_id:

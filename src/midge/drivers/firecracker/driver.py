@@ -231,6 +231,8 @@ class FirecrackerDriver:
     # ── while it runs ─────────────────────────────────────────────────────────────────────────────────────────
 
     def _instance(self, handle: Handle) -> Instance:
+        """Raises: NotRunning, HandleUnknown."""
+        handle.check()
         start_id, instance = self._instances.get(handle.machine_id, ("", None))
         if instance is None or start_id != handle.start_id:
             raise NotRunning(f"machine {handle.machine_id} does not run here")
@@ -270,6 +272,7 @@ class FirecrackerDriver:
     # ── suspend ───────────────────────────────────────────────────────────────────────────────────────────────
 
     async def suspend(self, spec: MachineSpec, handle: Handle) -> dict[str, Any]:
+        handle.check()
         machine_id = handle.machine_id
         record = rundirs.read_record(self._places.rundir(machine_id))
         if not await self._is_saved(machine_id, handle.start_id):
@@ -335,6 +338,7 @@ class FirecrackerDriver:
         return self._handle(spec)
 
     async def go_on(self, spec: MachineSpec, handle: Handle, trace: Trace) -> Handle:
+        handle.check()
         machine_id = spec.machine_id
         start_id, instance = self._instances.get(machine_id, ("", None))
         in_hand = instance is not None and start_id == handle.start_id and instance.channel.guest is not None
@@ -381,6 +385,7 @@ class FirecrackerDriver:
         await self._places.remove(machine_id)
 
     async def recover(self, handle: Handle) -> Recovered:
+        handle.check()
         machine_id = handle.machine_id
         rundir = self._places.rundir(machine_id)
         record = rundirs.read_record(rundir)

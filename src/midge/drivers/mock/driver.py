@@ -99,6 +99,7 @@ class MockDriver:
         return await asyncio.shield(future)
 
     async def signal(self, handle: Handle, signum: int) -> None:
+        handle.check()
         process = self.host.read(handle.machine_id)
         if process is None or process.start_id != handle.start_id or process.ended is not None:
             return
@@ -114,6 +115,7 @@ class MockDriver:
         self._end(handle, ExitStatus(exit_code=code, guest_exit_code=code, guest_signal=guest_signal))
 
     async def kill(self, handle: Handle) -> None:
+        handle.check()
         self._end(handle, ExitStatus(exit_code=128 + SIGKILL, signal=SIGKILL))
 
     async def suspend(self, spec: MachineSpec, handle: Handle) -> dict[str, Any]:
@@ -143,6 +145,7 @@ class MockDriver:
         return handle
 
     async def go_on(self, spec: MachineSpec, handle: Handle, trace: Trace) -> Handle:
+        handle.check()
         running = self.host.read(spec.machine_id)
         if running is not None and running.start_id == handle.start_id:
             self.host.drop_snapshot(spec.machine_id)
@@ -172,6 +175,7 @@ class MockDriver:
         self.host.unprepare(machine_id)
 
     async def recover(self, handle: Handle) -> Recovered:
+        handle.check()
         process = self.host.read(handle.machine_id)
         if process is None or process.start_id != handle.start_id:
             return RecoveredLost(reason="no such mock machine")
@@ -202,6 +206,8 @@ class MockDriver:
     # ── inner ─────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _process(self, handle: Handle) -> Process:
+        """Raises: NotRunning, HandleUnknown."""
+        handle.check()
         process = self.host.read(handle.machine_id)
         if process is None or process.start_id != handle.start_id:
             raise NotRunning(f"mock machine {handle.machine_id} does not run")

@@ -216,6 +216,7 @@ class QemuDriver:
         await asyncio.to_thread(shutil.rmtree, self._settings.machines / machine_id, ignore_errors=True)
 
     async def recover(self, handle: Handle) -> Recovered:
+        handle.check()
         name = self._residents.vm_of(handle.machine_id, handle.start_id)
         if name is None:
             return Lost(reason="its run directory is gone, as after a restart of the host")

@@ -50,12 +50,13 @@ class Residents:
         self._address_free = address_free
 
     def find(self, handle: Handle) -> Instance | None:
-        """The guest of this very run, if it is in hand."""
+        """The guest of this very run, if it is in hand. Raises: HandleUnknown."""
+        handle.check()
         start_id, instance = self._in_hand.get(handle.machine_id, ("", None))
         return instance if start_id == handle.start_id else None
 
     def instance(self, handle: Handle) -> Instance:
-        """Raises: NotRunning."""
+        """Raises: NotRunning, HandleUnknown."""
         instance = self.find(handle)
         if instance is None:
             raise _not_running(handle)

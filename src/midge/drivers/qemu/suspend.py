@@ -72,6 +72,7 @@ class Suspending:
     # ── suspend ───────────────────────────────────────────────────────────────────────────────────────────────
 
     async def suspend(self, spec: MachineSpec, handle: Handle) -> dict[str, Any]:
+        handle.check()
         machine_id = spec.machine_id
         saved = await self._snapshots.saved(machine_id, handle.start_id)
         if saved is not None:  # by this very step, before the worker died
@@ -211,6 +212,7 @@ class Suspending:
     # ── back, and away ────────────────────────────────────────────────────────────────────────────────────────
 
     async def go_on(self, spec: MachineSpec, handle: Handle, trace: Trace) -> Handle:
+        handle.check()
         machine_id = spec.machine_id
         if await self._snapshots.saved(machine_id, handle.start_id) is None:
             instance = self._residents.find(handle)
