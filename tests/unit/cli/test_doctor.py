@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import httpx2
+import msgspec
 import pytest
 
 from midge import __version__
 from midge.cli.doctor import programs, registry, server, system
 from midge.cli.doctor.check import Check, Host, State, ok
 from midge.cli.session import Session
+from midge.drivers.qemu import accel
+from midge.drivers.qemu.accel import VERDICT_PATH, Outcome, Verdict
 from midge.kernel import background
 from tests.unit.cli.conftest import FakeServer
 
@@ -76,6 +81,11 @@ def test_cgroups(host: Make, files: dict[str, str], state: State) -> None:
     assert system.cgroups(host(files)).state == state
 
 
+def verdict(boot: str, outcome: Outcome, reason: str) -> Verdict:
+    return Verdict(boot_id=boot, kernel="k", outcome=outcome, reason=reason, hint=f"what helps if {outcome}")
+
+
+KVM_VERDICT = str(VERDICT_PATH.relative_to("/"))
 BOOT = {"proc/sys/kernel/random/boot_id": "b1\n", "dev/kvm": ""}
 
 
@@ -83,22 +93,42 @@ BOOT = {"proc/sys/kernel/random/boot_id": "b1\n", "dev/kvm": ""}
     ("verdict", "state"),
     [
         (None, "skip"),
-        ({"boot_id": "b1", "usable": True, "reason": "the guest kernel booted"}, "ok"),
-        ({"boot_id": "b1", "usable": False, "reason": "it spins"}, "warn"),
-        ({"boot_id": "b0", "usable": True, "reason": "the guest kernel booted"}, "skip"),
+        (verdict("b1", "boots", "the guest kernel booted"), "ok"),
+        (verdict("b1", "does-not-boot", "it spins"), "warn"),
+        (verdict("b1", "no-permission", "no node can be made"), "warn"),
+        (verdict("b0", "boots", "the guest kernel booted"), "skip"),
     ],
 )
 def test_kvm_is_what_a_boot_of_this_session_has_shown(
-    host: Make, verdict: dict[str, object] | None, state: State
+    host: Make, verdict: Verdict | None, state: State
 ) -> None:
-    files = BOOT if verdict is None else {**BOOT, "run/midge/kvm.json": json.dumps(verdict)}
-    assert system.kvm(host(files)).state == state
+    files = BOOT if verdict is None else {**BOOT, KVM_VERDICT: msgspec.json.encode(verdict).decode()}
+    finding = system.kvm(host(files))
+    assert finding.state == state
+    if state == "warn":
+        assert verdict is not None
+        assert verdict.reason in finding.message
+        assert finding.fix == verdict.hint
 
 
 def test_no_kvm_is_slow_but_no_failure(host: Make) -> None:
     finding = system.kvm(host())
     assert finding.state == "warn"
     assert "software emulation" in finding.message
+    assert "there is no " in finding.message
+    assert "modprobe" in finding.fix
+
+
+def test_kvm_without_permission_has_another_remedy(host: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> int:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "open", refuse)
+    finding = system.kvm(host(BOOT))
+    assert finding.state == "warn"
+    assert "no permission to open" in finding.message
+    assert "software emulation" in finding.message
+    assert finding.fix in (accel.ROOT_DENIED_HINT, accel.USER_DENIED_HINT)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import time
@@ -11,6 +10,7 @@ from pathlib import Path
 
 from midge.cli import text
 from midge.cli.doctor.check import Finding, Host, fail, ok, skip, warn
+from midge.drivers.qemu import accel
 
 # Free space below which a pull of a usual image may fail, and one that is merely little; in bytes.
 DISK_FAIL_BYTES = 2 * 1024**3
@@ -35,26 +35,18 @@ def tun(host: Host) -> Finding:
 
 def kvm(host: Host) -> Finding:
     """That the device opens proves nothing; the driver's verdict of a real boot does."""
-    device = host.path("/dev/kvm")
     slow = "virtual machines run in software emulation"
-    if not device.exists():
-        return warn(
-            f"no /dev/kvm: {slow}", "enable virtualisation in the firmware, then `modprobe kvm_intel kvm_amd`"
-        )
-    if not os.access(device, os.R_OK | os.W_OK):
-        return warn(f"/dev/kvm cannot be opened by this user: {slow}", "run as root, or join the group kvm")
-    try:
-        verdict = json.loads(host.text("/run/midge/kvm.json"))
-        usable, reason, boot = bool(verdict["usable"]), str(verdict["reason"]), str(verdict["boot_id"])
-    except (ValueError, KeyError, TypeError):
-        return skip("/dev/kvm opens; whether guests boot with it is tried at the first start", "midge serve")
-    if boot != host.text("/proc/sys/kernel/random/boot_id").strip():
-        return skip("/dev/kvm opens; it was tried before the last reboot only", "midge serve")
-    if usable:
-        return ok(f"usable: {reason}")
-    return warn(
-        f"/dev/kvm opens but is not usable ({reason}): {slow}", "use a host with hardware virtualisation"
-    )
+    device = accel.KVM_DEVICE
+    if problem := accel.device_problem(host.path(str(device))):
+        return warn(f"{problem.reason}: {slow}", problem.hint)
+    verdict = accel.read_verdict(host.path(str(accel.VERDICT_PATH)))
+    if verdict is None:
+        return skip(f"{device} opens; whether guests boot with it is tried at the first start", "midge serve")
+    if verdict.boot_id != host.text("/proc/sys/kernel/random/boot_id").strip():
+        return skip(f"{device} opens; it was tried before the last reboot only", "midge serve")
+    if verdict.usable:
+        return ok(f"usable: {verdict.reason}")
+    return warn(f"{device} opens but is not usable ({verdict.reason}): {slow}", verdict.hint)
 
 
 def cgroups(host: Host) -> Finding:

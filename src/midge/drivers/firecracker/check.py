@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import os
-
 from midge.cli.doctor.check import Finding, Host, fail, ok, skip, warn
 from midge.drivers.firecracker.usable import VERDICT_PATH
 from midge.drivers.firecracker.version import INSTALL_HINT, parse_version, unsupported
+from midge.drivers.qemu.accel import KVM_DEVICE, device_problem, read_verdict
 
 NAME = "firecracker"
 ABOUT = "runs virtual machines in production"
@@ -27,22 +25,17 @@ def firecracker(host: Host) -> Finding:
         return fail(reason, INSTALL_HINT)
     if vmm.numbers != jailer.numbers:
         return fail(f"firecracker is {vmm.text} and jailer is {jailer.text}", INSTALL_HINT)
-    if not os.access(host.path("/dev/kvm"), os.R_OK | os.W_OK):
-        return warn(
-            f"{vmm.text}, but /dev/kvm is missing or cannot be opened: {_WITHOUT}",
-            "enable virtualisation in the firmware, then `modprobe kvm_intel` or `kvm_amd`",
-        )
+    if problem := device_problem(host.path(str(KVM_DEVICE))):
+        return warn(f"{vmm.text}, but {problem.reason}: {_WITHOUT}", problem.hint)
     return _verdict(host, vmm.text)
 
 
 def _verdict(host: Host, version: str) -> Finding:
-    try:
-        verdict = json.loads(host.text(str(VERDICT_PATH)))
-        usable, reason, boot = bool(verdict["usable"]), str(verdict["reason"]), str(verdict["boot_id"])
-    except (ValueError, KeyError, TypeError):
+    verdict = read_verdict(host.path(str(VERDICT_PATH)))
+    if verdict is None:
         return skip(f"{version}; whether guests boot with it is tried at the first start", "midge serve")
-    if boot != host.text("/proc/sys/kernel/random/boot_id").strip():
+    if verdict.boot_id != host.text("/proc/sys/kernel/random/boot_id").strip():
         return skip(f"{version}; it was tried before the last reboot only", "midge serve")
-    if usable:
-        return ok(f"{version}; {reason}")
-    return warn(f"{version}, but {reason}", f"use the qemu driver; to try again: rm {VERDICT_PATH}")
+    if verdict.usable:
+        return ok(f"{version}; {verdict.reason}")
+    return warn(f"{version}, but {verdict.reason}", f"use the qemu driver; to try again: rm {VERDICT_PATH}")

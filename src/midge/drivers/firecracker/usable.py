@@ -5,13 +5,12 @@ The first template of a host's boot is that proof; see `midge.drivers.qemu.accel
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import structlog
 
 from midge.drivers.firecracker.recipe import Recipe
-from midge.drivers.qemu.accel import KVM_DEVICE, Verdict, boot_id, remember, remembered
+from midge.drivers.qemu.accel import KVM_DEVICE, Verdict, boot_id, device_problem, remember, remembered
 from midge.drivers.templates import TemplateStore
 from midge.errors import DriverError, NotSupported, chain
 
@@ -22,11 +21,8 @@ _log = structlog.get_logger("midge.firecracker")
 
 def check_device(device: Path = KVM_DEVICE) -> None:
     """Raises: NotSupported if the device cannot even be opened."""
-    if not os.access(device, os.R_OK | os.W_OK):
-        raise NotSupported(
-            f"{device} is missing or cannot be opened",
-            hint="enable virtualisation in the firmware, then `modprobe kvm_intel` or `kvm_amd`; or use qemu",
-        )
+    if problem := device_problem(device):
+        raise NotSupported(problem.reason, hint=f"{problem.hint}; or use qemu")
 
 
 async def prove(templates: TemplateStore[Recipe], recipe: Recipe, path: Path = VERDICT_PATH) -> None:
@@ -52,5 +48,5 @@ async def _try(templates: TemplateStore[Recipe], recipe: Recipe, subject: str) -
         await templates.ensure(recipe)
     except DriverError as error:
         reason = f"no guest boots under firecracker: {chain(error)}"
-        return Verdict(boot_id=boot_id(), kernel=subject, usable=False, reason=reason)
-    return Verdict(boot_id=boot_id(), kernel=subject, usable=True, reason="a guest booted")
+        return Verdict(boot_id=boot_id(), kernel=subject, outcome="does-not-boot", reason=reason)
+    return Verdict(boot_id=boot_id(), kernel=subject, outcome="boots", reason="a guest booted")

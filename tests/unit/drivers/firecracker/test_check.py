@@ -12,6 +12,12 @@ import pytest
 from midge.cli.doctor.check import Host
 from midge.cli.session import Session
 from midge.drivers.firecracker.check import firecracker
+from midge.drivers.qemu.accel import Outcome, Verdict
+
+
+def verdict(boot: str, outcome: Outcome, reason: str) -> Verdict:
+    return Verdict(boot_id=boot, kernel="k firecracker 1.12.1", outcome=outcome, reason=reason)
+
 
 SESSION = cast(Session, SimpleNamespace(env={}))
 
@@ -45,10 +51,10 @@ def host_with(
         ({"jailer": "Jailer v1.11.0"}, "fail", "jailer is 1.11.0"),
         ({"vmm": "what"}, "fail", "does not tell"),
         ({}, "skip", "1.12.1; whether guests boot"),
-        ({"verdict": {"boot_id": "b0", "usable": True, "reason": "r"}}, "skip", "before the last reboot"),
-        ({"verdict": {"boot_id": "b1", "usable": True, "reason": "a guest booted"}}, "ok", "a guest booted"),
+        ({"verdict": verdict("b0", "boots", "r")}, "skip", "before the last reboot"),
+        ({"verdict": verdict("b1", "boots", "a guest booted")}, "ok", "a guest booted"),
         (
-            {"verdict": {"boot_id": "b1", "usable": False, "reason": "no guest boots"}},
+            {"verdict": verdict("b1", "does-not-boot", "no guest boots")},
             "warn",
             "no guest boots",
         ),
