@@ -25,6 +25,7 @@ from midge.drivers.firecracker.driver import FirecrackerDriver
 from midge.errors import NotFound
 from midge.kernel.store import Kernel
 from midge.machine.spec import ImageSpec, MachineSpec, NetworkSpec
+from midge.net.config import NetConfig
 from midge.net.slot import NetSlot
 from tests.contract.drivers.kit import eventually
 from tests.unit.drivers.firecracker.parts import make_kernel, make_settings
@@ -43,11 +44,15 @@ class Slots:
     """A pool of network slots without a network: all are the host's own namespace."""
 
     def __init__(self) -> None:
+        self.config = NetConfig(tag="abc001")
         self.taken: dict[str, NetSlot] = {}
+        self._made = 0
 
     async def take(self, kind: str, ip: IPv4Address, mac: str | None = None) -> NetSlot:
-        number = int(ip) & 0xFF
-        slot = HostSlot(f"slot{number}", "tap", number, "", 0, 0, 1500, ip, mac or "02:00:00:00:00:01")
+        self._made += 1  # as in the pool, a number has nothing to do with an address, and is soon another one
+        slot = HostSlot(
+            f"slot{int(ip) & 0xFF}", "tap", self._made, "", 0, 0, 1500, ip, mac or "02:00:00:00:00:01"
+        )
         self.taken[slot.name] = slot
         return slot
 

@@ -13,6 +13,7 @@ import pytest
 from midge.drivers import shim_files
 from midge.drivers.base import Exited, Lost, Running
 from midge.drivers.firecracker.settings import IoLimits, Limit
+from midge.drivers.vmm_user import FIRECRACKER_UID_BASE, slot_uid
 from midge.errors import DriverError, MidgeError, NotRunning, NotSupported, SnapshotUnusable
 from tests.integration.firecracker.conftest import DEADLINE_S, Host, Marks
 
@@ -51,7 +52,8 @@ async def test_vmm_has_its_own_user_files_and_group(host: Host) -> None:
     await host.start(host.spec())
     root = host.settings.jails / "firecracker" / "m1" / "root"
     [uid] = {(root / name).stat().st_uid for name in ("upper", "run", "run/api.sock", "run/v.sock")}
-    assert uid > 0x64000000
+    [slot] = host.slots.taken.values()
+    assert uid == slot_uid(FIRECRACKER_UID_BASE, host.slots.config.tag, slot.number)
     assert {(root / name).stat().st_uid for name in ("lower", "memory", "state")} == {0}
     record = shim_files.read_state(host.settings.rundir / "m1").record
     assert record is not None
@@ -145,6 +147,7 @@ async def test_suspended_machine_runs_on_after_a_resume(host: Host, tracked: boo
     await host.renew(track_dirty_pages=tracked)
     spec = host.spec()
     handle = await host.start(spec)
+    uids = set()
     for round in range(2):
         snapshot = await host.driver.suspend(spec, handle)
         await host.driver.cleanup("m1", handle)
@@ -152,6 +155,12 @@ async def test_suspended_machine_runs_on_after_a_resume(host: Host, tracked: boo
         spec = msgspec.structs.replace(spec, start_id=f"again{round}")
         handle = await host.driver.resume(spec, snapshot, Marks())
         assert host.left() == ["run", "jail", "disk", "cgroup", "slot10"]
+        # Another slot, so another user, who has to be able to write to the disk that was there.
+        root = host.settings.jails / "firecracker" / "m1" / "root"
+        uid = slot_uid(FIRECRACKER_UID_BASE, host.slots.config.tag, host.slots.taken["slot10"].number)
+        assert {path.stat().st_uid for path in (root, root / "upper", root / "run/api.sock")} == {uid}
+        uids.add(uid)
+    assert len(uids) == 2
     await host.driver.signal(handle, 15)
     assert (await asyncio.wait_for(host.driver.wait(handle), DEADLINE_S)).guest_signal == 15
 

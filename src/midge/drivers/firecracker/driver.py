@@ -327,6 +327,7 @@ class FirecrackerDriver:
         place = await self._places.make(spec)
         folder, upper = self._snapshots.folder(machine_id), self._places.upper(machine_id)
         try:
+            await asyncio.to_thread(self._places.own_upper, machine_id, place.jail.uid)
             await asyncio.to_thread(furnish, place, lower, upper, folder)
             process = await self._starter.restore(spec, place, saved, trace)
             self._keep(spec, await self._starter.enter(spec, place, process, wake))

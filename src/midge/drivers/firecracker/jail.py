@@ -27,15 +27,13 @@ import socket
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address
 from pathlib import Path
 
+from midge.drivers.vmm_user import FIRECRACKER_UID_BASE, UIDS
 from midge.errors import DriverError, NotSupported
 from midge.sys.syscalls import MNT_DETACH, MS_BIND, MS_RDONLY, MS_REMOUNT, LinuxSyscalls, Syscalls
 
-# Users of VMMs: above those of people, user namespaces and the qemu driver (login.defs, subuid).
-UID_BASE = 0x64000000
-TEMPLATE_UID = UID_BASE - 1
+TEMPLATE_UID = FIRECRACKER_UID_BASE + UIDS  # of no slot
 API_SOCKET = "api.sock"
 VSOCK_SOCKET = "v.sock"
 SOCKET_PATH_MAX = 107  # bytes of a unix socket's path, without the final zero
@@ -44,11 +42,6 @@ SEALED_MODE = 0o444  # of a snapshot's files: shared with VMMs of any user, chan
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _REASONS_TO_MOUNT = (errno.EXDEV, errno.EMLINK, errno.EPERM)
-
-
-def machine_uid(address: IPv4Address) -> int:
-    """User and group of the machine with this address: its low 24 bits are unique on a host."""
-    return UID_BASE + (int(address) & 0xFFFFFF)
 
 
 @dataclass(frozen=True, slots=True)

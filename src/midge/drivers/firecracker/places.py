@@ -13,12 +13,13 @@ from midge.cgroup import Cgroup, CgroupTree, Limits
 from midge.drivers import disks
 from midge.drivers import rundir as rundirs
 from midge.drivers.firecracker import boot
-from midge.drivers.firecracker.jail import Jail, leftovers, machine_uid
+from midge.drivers.firecracker.jail import Jail, leftovers
 from midge.drivers.firecracker.launch import Place
 from midge.drivers.firecracker.settings import FirecrackerSettings
 from midge.drivers.firecracker.suspend import thaw
 from midge.drivers.instance import kill_leftover
 from midge.drivers.rundir import RunRecord
+from midge.drivers.vmm_user import FIRECRACKER_UID_BASE, slot_uid
 from midge.errors import DriverError, NotFound
 from midge.machine.spec import MIB, MachineSpec
 from midge.net.pool import NetPool
@@ -62,9 +63,9 @@ class Places:
         """
         rundir = self.rundir(spec.machine_id)
         address = _address(spec)
-        jail = self.jail(spec.machine_id, machine_uid(address))
         await asyncio.to_thread(rundirs.fresh, rundir)
         slot = await self._net.take("tap", address, spec.network.mac if spec.network else None)
+        jail = self.jail(spec.machine_id, slot_uid(FIRECRACKER_UID_BASE, self._net.config.tag, slot.number))
         # No await in between: whoever is cancelled here has the slot on record.
         rundirs.write_record(
             rundir, RunRecord(start_id=spec.start_id, slot=slot.name, data={"uid": jail.uid})
@@ -94,6 +95,13 @@ class Places:
         if spec.rootfs_persist:
             marker.touch()
         return path
+
+    def own_upper(self, machine_id: str, uid: int) -> None:
+        """Gives a suspended machine's disk to its next VMM, which has another slot and so another user.
+
+        Blocks. Raises: OSError.
+        """
+        os.chown(self.upper(machine_id), uid, uid)
 
     async def adopt_slot(self, name: str) -> NetSlot:
         return await self._net.adopt(name)

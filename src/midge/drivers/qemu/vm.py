@@ -32,14 +32,13 @@ from midge.drivers.qemu.qmp import STATE
 from midge.drivers.qemu.settings import QemuSettings
 from midge.drivers.rundir import RunRecord
 from midge.drivers.threads import joined_in_thread
+from midge.drivers.vmm_user import QEMU_UID_BASE, slot_uid
 from midge.errors import MidgeError
 from midge.guest.channel import GuestChannel
 from midge.machine.spec import MIB
 from midge.net.pool import NetPool
 from midge.net.slot import NetSlot
 
-UID_BASE = 0x60000000  # users of VMs: this, the instance's tag, and the slot's number; no two VMs of a host share one
-_UID_TAG_BITS, _UID_NUMBER_BITS = 12, 14
 VMM_OVERHEAD_MB = 192  # QEMU's own memory: code, translation cache, device buffers
 PIDS_MAX = 512
 SUSPENDED_PREFIX = "suspended-"  # memory files of suspended machines that are not on disk yet
@@ -178,7 +177,7 @@ class VmMaker:
         rundir = self.rundir(name)
         rundirs.fresh(rundir)
         rundirs.write_record(rundir, RunRecord(start_id="", slot=slot.name))
-        uid = self._uid(slot)
+        uid = slot_uid(QEMU_UID_BASE, self._net.config.tag, slot.number)
         place = Place(
             rundir=rundir,
             log=log or rundir / "output.log",
@@ -235,11 +234,6 @@ class VmMaker:
         await asyncio.to_thread(shutil.rmtree, self.rundir(name), ignore_errors=True)
         if slot is not None:  # last: whoever takes it next uses the name at once
             await self._net.give_back(slot)
-
-    def _uid(self, slot: NetSlot) -> int:
-        tag = int(self._net.config.tag, 16) & ((1 << _UID_TAG_BITS) - 1)
-        number = slot.number & ((1 << _UID_NUMBER_BITS) - 1)
-        return UID_BASE + (tag << _UID_NUMBER_BITS) + number
 
     def _cgroup(self, name: str, hardware: Hardware) -> Cgroup:
         shape = hardware.shape
