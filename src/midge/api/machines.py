@@ -134,7 +134,7 @@ async def list_machines(call: Call[ListQuery, None]) -> Reply[list[Machine]]:
 
 @routes.post(
     "/v1/apps/{app_name}/machines",
-    errors=(InvalidInput, NotFound, Forbidden, NameTaken, NoCapacity, NotSupported),
+    errors=(InvalidInput, NotFound, Forbidden, NameTaken, Conflict, NoCapacity, NotSupported),
 )
 async def create_machine(call: Call[None, CreateMachine]) -> Machine:
     """Create a machine and start it, unless `skip_launch`. Answers as soon as the machine is reserved."""
@@ -145,24 +145,20 @@ async def create_machine(call: Call[None, CreateMachine]) -> Machine:
         check_machine_name(body.name)
     region = choose_region(body.region or "", services.region)
     machine_id = new_machine_id()
-    services.creating.add(machine_id)
-    try:
-        name = await _reserve(services, app, machine_id, body.name or "", region)
-        request = HostCreate(
-            id=machine_id,
-            app=app.name,
-            name=name,
-            region=region,
-            config=config,
-            config_json=bytes(body.config),
-            skip_launch=bool(body.skip_launch),
-            cordoned=bool(body.skip_service_registration),
-            lease_ttl_s=body.lease_ttl or 0,
-            owner=call.principal.owner,
-        )
-        return await _create(services, request)
-    finally:
-        services.creating.discard(machine_id)
+    name = await _reserve(services, app, machine_id, body.name or "", region)
+    request = HostCreate(
+        id=machine_id,
+        app=app.name,
+        name=name,
+        region=region,
+        config=config,
+        config_json=bytes(body.config),
+        skip_launch=bool(body.skip_launch),
+        cordoned=bool(body.skip_service_registration),
+        lease_ttl_s=body.lease_ttl or 0,
+        owner=call.principal.owner,
+    )
+    return await _create(services, request)
 
 
 async def _create(services: Services, request: HostCreate) -> Machine:
@@ -173,10 +169,11 @@ async def _create(services: Services, request: HostCreate) -> Machine:
         await records.drop(request.id)
         raise
     if not await records.confirm(request.id, view.image_ref.digest):
-        # The app was deleted meanwhile.
+        # The app was deleted meanwhile, or the reservation ended and was cleared.
         nonce = view.lease.nonce if view.lease is not None else ""
         await host.destroy(request.id, force=True, nonce=nonce)
-        raise NotFound("app not found")
+        await services.central.apps.get(request.app)
+        raise Conflict("aborted: the machine's name was given up before its host had it", hint="try again")
     nonce = view.lease.nonce if request.lease_ttl_s and view.lease is not None else ""
     return machine_of(view, host, nonce=nonce)
 
@@ -189,7 +186,7 @@ async def _reserve(services: Services, app: App, machine_id: str, wanted: str, r
         holder = await records.reserve(app, machine_id, name, region=region, host=host_name)
         if holder is None:
             return name
-        if _is_gone(services, holder.id):
+        if not records.is_reserved(holder) and _is_gone(services, holder.id):
             await records.drop(holder.id)
         elif wanted:
             raise NameTaken(
@@ -202,8 +199,6 @@ async def _reserve(services: Services, app: App, machine_id: str, wanted: str, r
 
 def _is_gone(services: Services, machine_id: str) -> bool:
     """Destroyed, or unknown to its host: its name may be used again."""
-    if machine_id in services.creating:
-        return False
     try:
         return services.host_of(machine_id).get(machine_id).state == "destroyed"
     except NotFound:

@@ -23,7 +23,6 @@ class Services:
         host: the worker of this host, or whatever reaches it.
         upload_dir: where uploads wait until they are imported.
         config: the effective configuration, without secrets, for ``/-/config``.
-        creating: ids of machines whose create is under way here; reconciliation leaves them alone.
         access_log: every request is logged.
         stopping: set when the server shuts down; whoever waits long gives up then.
     """
@@ -35,7 +34,6 @@ class Services:
     upload_dir: Path
     images: ImagesPort | None = None
     config: dict[str, Any] = field(default_factory=dict)
-    creating: set[str] = field(default_factory=set)
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     access_log: bool = False
 

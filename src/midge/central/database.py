@@ -38,7 +38,13 @@ Job = Callable[[Transaction], Awaitable[T]]
 
 
 class CentralDatabase(Protocol):
-    """A database with the central tables in it."""
+    """A database with the central tables in it.
+
+    Attributes:
+        exclusive: no other process uses it while this one does.
+    """
+
+    exclusive: bool
 
     async def open(self) -> None:
         """Connects and brings the schema up to date.

@@ -1,7 +1,8 @@
 """Machine records: which host owns which machine, and which names are taken.
 
-A record is written before the host is asked to create the machine and dropped when the host could not. What a crash
-leaves between the two is a record whose host knows nothing of it; `midge.central.reconcile` drops those.
+A record is written before the host is asked to create the machine: until the host has said that it has it, the record
+is a reservation, which ends by itself. It is dropped when the host could not. What a crash leaves between the two is
+a reservation that has ended; `midge.central.reconcile` asks the host, and confirms or drops it.
 """
 
 from __future__ import annotations
@@ -13,14 +14,19 @@ from midge.central.database import CentralDatabase, Row, Transaction
 from midge.clock import Clock, now_ms
 from midge.errors import Conflict, NotFound
 
+# How long a create may take before its name is given to another, seconds: more than a registry needs to say which
+# image a tag means. Until then a create that died keeps its name from being used.
+RESERVATION_TTL_S = 300
 # Of one reservation: more than one try is needed only if the name's holder goes between two statements.
 RESERVE_TRIES_MAX = 3
 
-_COLUMNS = "m.id, a.name, m.name, m.region, m.host, m.digest, m.created_ms"
+_COLUMNS = "m.id, a.name, m.name, m.region, m.host, m.digest, m.created_ms, m.reserved_until_ms"
 _FROM = f"SELECT {_COLUMNS} FROM machines m JOIN apps a ON a.id = m.app_id"
 
 
 class MachineRecord(msgspec.Struct, kw_only=True, frozen=True):
+    """`reserved_until_ms` None: its host has the machine."""
+
     id: str
     app: str
     name: str
@@ -28,6 +34,7 @@ class MachineRecord(msgspec.Struct, kw_only=True, frozen=True):
     host: str
     digest: str
     created_ms: int
+    reserved_until_ms: int | None = None
 
 
 class MachineRecords:
@@ -49,14 +56,15 @@ class MachineRecords:
             for _ in range(RESERVE_TRIES_MAX):
                 await _check_alive(tx, app)
                 added = await tx.fetch_one(
-                    "INSERT INTO machines(id, app_id, name, region, host, created_ms) "
-                    "VALUES($1,$2,$3,$4,$5,$6) ON CONFLICT DO NOTHING RETURNING id",
+                    "INSERT INTO machines(id, app_id, name, region, host, created_ms, reserved_until_ms) "
+                    "VALUES($1,$2,$3,$4,$5,$6,$7) ON CONFLICT DO NOTHING RETURNING id",
                     machine_id,
                     app.id,
                     name,
                     region,
                     host,
                     created_ms,
+                    created_ms + RESERVATION_TTL_S * 1000,
                 )
                 if added is not None:
                     return None
@@ -72,11 +80,25 @@ class MachineRecords:
 
         async def job(tx: Transaction) -> bool:
             updated = await tx.fetch_one(
-                "UPDATE machines SET digest=$1 WHERE id=$2 RETURNING id", digest, machine_id
+                "UPDATE machines SET digest=$1, reserved_until_ms=NULL WHERE id=$2 RETURNING id",
+                digest,
+                machine_id,
             )
             return updated is not None
 
         return await self._db.transact(job)
+
+    def is_reserved(self, record: MachineRecord) -> bool:
+        """Its create is under way: whether the host knows the machine says nothing yet."""
+        return record.reserved_until_ms is not None and record.reserved_until_ms > now_ms(self._clock)
+
+    async def end_reservations(self) -> None:
+        """Whoever made them is no more: all that are not confirmed have ended."""
+
+        async def job(tx: Transaction) -> None:
+            await tx.fetch("UPDATE machines SET reserved_until_ms=0 WHERE reserved_until_ms IS NOT NULL")
+
+        await self._db.transact(job)
 
     async def drop(self, *machine_ids: str) -> None:
         """The machines are no more: their names are free."""
@@ -111,8 +133,17 @@ class MachineRecords:
         row = await self._db.fetch_one(f"{_FROM} WHERE m.id=$1", machine_id)
         return None if row is None else _record(row)
 
-    async def ids_of_host(self, host: str) -> set[str]:
-        return {row[0] for row in await self._db.fetch("SELECT id FROM machines WHERE host=$1", host)}
+    async def of_host(self, host: str) -> dict[str, MachineRecord]:
+        """By id."""
+        records = map(_record, await self._db.fetch(f"{_FROM} WHERE m.host=$1", host))
+        return {record.id: record for record in records}
+
+    async def ids_reserved(self, host: str) -> set[str]:
+        """Those whose create is under way."""
+        rows = await self._db.fetch(
+            "SELECT id FROM machines WHERE host=$1 AND reserved_until_ms>$2", host, now_ms(self._clock)
+        )
+        return {row[0] for row in rows}
 
 
 async def _check_alive(tx: Transaction, app: App) -> None:
@@ -124,6 +155,6 @@ async def _check_alive(tx: Transaction, app: App) -> None:
 
 def _record(row: Row) -> MachineRecord:
     return msgspec.convert(
-        dict(zip(("id", "app", "name", "region", "host", "digest", "created_ms"), row, strict=True)),
+        dict(zip(MachineRecord.__struct_fields__, row, strict=True)),
         MachineRecord,
     )

@@ -25,6 +25,8 @@ class SqliteDatabase:
         path: of the file; its directory exists.
     """
 
+    exclusive = True  # the lock on the data directory sees to it
+
     def __init__(self, path: Path) -> None:
         self._db = Database(path, MIGRATIONS)
 

@@ -53,6 +53,8 @@ class Central:
             )
 
         await self.database.transact(ensure_personal)
+        if self.database.exclusive:
+            await self.machines.end_reservations()
 
     async def aclose(self) -> None:
         await self.database.aclose()

@@ -145,9 +145,7 @@ async def _reconcile_for_ever(services: Services, settings: Settings) -> None:
     while True:
         await asyncio.sleep(settings.reconcile_interval_s)
         try:
-            await reconcile(
-                services.central, HostInventory(services.host), in_flight=lambda: services.creating
-            )
+            await reconcile(services.central, HostInventory(services.host))
         except Exception:  # the next round may do better; the server must not end because of this
             _log.exception("machine records could not be reconciled")
 

@@ -259,3 +259,26 @@ async def test_no_machine_of_a_deleted_app_survives_its_creation(
     host.create = create_while_the_app_goes  # type: ignore[method-assign]  # the race, made to happen
     assert (await client.post(app, json=IMAGE)).status_code == 404
     assert all(view.state in ("destroying", "destroyed") for view in host.list(include_deleted=True))
+
+
+async def test_a_name_is_held_while_its_create_is_under_way(
+    client: CheckedClient, app: str, services: Services
+) -> None:
+    record = await services.central.apps.get("web")
+    await services.central.machines.reserve(record, "1" * 14, "one", region="local", host="fake")
+    answer = await client.post(app, json={**IMAGE, "name": "one"})
+    assert (answer.status_code, "1" * 14 in answer.json()["error"]) == (409, True)
+
+
+async def test_a_create_that_lost_its_reservation_leaves_no_machine(
+    client: CheckedClient, app: str, host: FakeHost, services: Services
+) -> None:
+    created = host.create
+
+    async def create_while_the_reservation_goes(request: Any) -> Any:
+        await services.central.machines.drop(request.id)
+        return await created(request)
+
+    host.create = create_while_the_reservation_goes  # type: ignore[method-assign]  # the race, made to happen
+    assert (await client.post(app, json=IMAGE)).status_code == 409
+    assert all(view.state in ("destroying", "destroyed") for view in host.list(include_deleted=True))
