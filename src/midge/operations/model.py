@@ -18,7 +18,7 @@ RunState = Literal["running", "done", "failed", "superseded"]
 
 @dataclass(frozen=True, slots=True)
 class Step(Generic[C]):
-    """One idempotent action. Its result, JSON-able or None, is kept and handed to later steps by name."""
+    """One idempotent action. Its result, one that encodes to JSON, is kept and handed to later steps by name."""
 
     name: str
     action: Callable[[C], Awaitable[Any]]
@@ -45,6 +45,7 @@ class Run:
         id: ULID.
         subject: what it happens to; at most one running run a subject.
         step: the step whose intent is written, "" before the first and after the last.
+        input: what it was asked to do, in the operation's own type; the journal has it as JSON, as the outputs.
         outputs: results of the finished steps.
         resumed: this process did not begin it.
     """
@@ -52,7 +53,7 @@ class Run:
     id: str
     subject: str
     kind: str
-    input: dict[str, Any]
+    input: Any
     step: str = ""
     outputs: dict[str, Any] = field(default_factory=dict)
     state: RunState = "running"

@@ -21,8 +21,8 @@ from midge.operations.engine import Engine, Journal
 from midge.store.sqlite import Database
 from midge.worker.catalog import Catalog
 from midge.worker.host import CreateMachine, ImageRefView
-from midge.worker.parts import ImageResult, Images, Parts, RunJournal, Settings
-from midge.worker.record import ImageProcess
+from midge.worker.parts import Images, Parts, RunJournal, Settings
+from midge.worker.record import ImageProcess, ImageResult
 from midge.worker.running import running
 from midge.worker.worker import Worker
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from midge.lifecycle.restart import WINDOW_S, after_exit
 from midge.lifecycle.states import OperationKind
@@ -11,6 +10,7 @@ from midge.lifecycle.table import Next, decide
 from midge.machine.spec import ExitStatus
 from midge.worker.events import exit_event
 from midge.worker.host import EventView
+from midge.worker.operations.journal import DestroyInput, Input, RestartInput, SettleInput
 from midge.worker.record import Machine, changed
 
 
@@ -19,7 +19,7 @@ class Consequence:
     """The operation that begins now, the machine as it is from now on, and the exit as its events tell it."""
 
     kind: OperationKind
-    params: dict[str, Any]
+    input: Input
     machine: Machine
     event: EventView
 
@@ -36,11 +36,14 @@ def consequence(machine: Machine, status: ExitStatus, now_ns: int) -> Consequenc
     following = decide(machine.state, f"exited_{verdict.then}", machine.story)  # type: ignore[arg-type]  # a Report
     assert isinstance(following, Next) and following.run is not None
     new = changed(machine, following.state, now_ns)
-    params: dict[str, Any] = {"source": "flyd", "exited": True}
     if restarting:
         new.retries_s = (*(at for at in machine.retries_s if now_s - at < WINDOW_S), now_s)
-        params |= {"policy": True, "delay_s": verdict.delay_s}
     left = exit_event(
         status, requested=False, restarting=restarting, restart_count=len(new.retries_s), now_ns=now_ns
     )
-    return Consequence(following.run, params, new, left)
+    given: Input = SettleInput(source="flyd")
+    if restarting:
+        given = RestartInput(source="flyd", policy=True, delay_s=verdict.delay_s)
+    elif following.run == "destroy":
+        given = DestroyInput(source="flyd", exited=True)
+    return Consequence(following.run, given, new, left)

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from midge.errors import Unavailable
 from midge.lifecycle.admission import Capacity, Facts
 from midge.lifecycle.states import Request, State
 from midge.machine.spec import ExitStatus
 from midge.operations.model import Outcome
+from midge.worker.edits import Edit
 from midge.worker.operations.context import Context
 from midge.worker.parts import Parts
 from midge.worker.record import Machine
+from midge.worker.requests import NewVersion, Params
 from midge.worker.trace import PhaseTrace
-
-if TYPE_CHECKING:
-    from midge.worker.owner import Owner
 
 INBOX_MAX = 256  # requests waiting for one machine; more are refused
 
@@ -36,7 +34,7 @@ class Ask:
     """A request from outside, or with `internal` one that follows from the machine's own fate."""
 
     request: Request
-    params: dict[str, Any]
+    params: Params
     nonce: str
     answer: asyncio.Future[Accepted]
     internal: bool = False
@@ -45,17 +43,17 @@ class Ask:
 
 @dataclass(slots=True)
 class Call:
-    """A short change of the record, in its turn."""
+    """A change of the record that runs no operation, in its turn. Answered with the machine after it."""
 
-    action: Callable[[Owner], Awaitable[Any]]
-    answer: asyncio.Future[Any]
+    edit: Edit
+    answer: asyncio.Future[Machine]
 
 
 @dataclass(slots=True)
 class Ended:
     """A run's steps are done, or failed. `attempts` counts failures to write it down, as in `Exit`."""
 
-    context: Context
+    context: Context[Any]
     outcome: Outcome
     attempts: int = 0
 
@@ -69,7 +67,14 @@ class Exit:
     attempts: int = 0
 
 
-Report = Ended | Exit
+@dataclass(slots=True)
+class CreateFailed:
+    """A create had failed when the last worker died, and its removal had not begun."""
+
+    attempts: int = 0
+
+
+Report = Ended | Exit | CreateFailed
 
 
 class Inbox:
@@ -116,7 +121,7 @@ class Inbox:
         self._asks.extend(self._later)
         self._later.clear()
 
-    def drop_reports(self, context: Context) -> None:
+    def drop_reports(self, context: Context[Any]) -> None:
         """Forgets the end of a run that was superseded."""
         self._reports = [r for r in self._reports if not (isinstance(r, Ended) and r.context is context)]
 
@@ -149,7 +154,7 @@ def facts(ask: Ask, machine: Machine, parts: Parts) -> Facts:
         nonce=ask.nonce,
         lease=None if ask.internal else machine.lease,
         memory_mb=machine.memory_mb,
-        new_memory_mb=ask.params.get("memory_mb", 0),
+        new_memory_mb=ask.params.launch_memory_mb if isinstance(ask.params, NewVersion) else 0,
         capacity=Capacity(parts.free_mb()),
         story=machine.story,
     )

@@ -15,9 +15,10 @@ from midge.errors import NotRunning, NotSupported, PreconditionFailed
 from midge.guest.errors import ChannelLost
 from midge.lifecycle.admission import live_lease
 from midge.logs.reader import LogReader
-from midge.worker import record_changes, table
+from midge.worker import table
 from midge.worker.arrivals import first_arrival
 from midge.worker.catalog import expand
+from midge.worker.edits import AcquireLease, ReleaseLease, SetCordon, SetMetadata
 from midge.worker.host import (
     CreateMachine,
     EventView,
@@ -27,6 +28,7 @@ from midge.worker.host import (
     UpdateMachine,
     WaitResult,
 )
+from midge.worker.operations.journal import was_resumed
 from midge.worker.record import lease_view
 from midge.worker.trace import Traced
 from midge.worker.worker import Worker
@@ -91,31 +93,22 @@ class LocalHost:
     # ── changes of the record ─────────────────────────────────────────────────────────────────────────────────
 
     async def cordon(self, machine_id: str, cordoned: bool, *, nonce: str = "") -> None:
-        await self._worker.call(
-            machine_id, lambda o: record_changes.set_cordon(o, cordoned=cordoned, nonce=nonce)
-        )
+        await self._worker.call(machine_id, SetCordon(cordoned, nonce))
 
     async def set_metadata(
         self, machine_id: str, changes: dict[str, str | None], *, machine_version: str = ""
     ) -> None:
-        await self._worker.call(
-            machine_id,
-            lambda o: record_changes.set_metadata(o, changes=changes, machine_version=machine_version),
-        )
+        await self._worker.call(machine_id, SetMetadata(changes, machine_version))
 
     async def acquire_lease(
         self, machine_id: str, *, ttl_s: int, owner: str, description: str = "", nonce: str = ""
     ) -> LeaseView:
-        view: LeaseView = await self._worker.call(
-            machine_id,
-            lambda o: record_changes.acquire_lease(
-                o, ttl_s=ttl_s, holder=owner, description=description, nonce=nonce
-            ),
-        )
-        return view
+        machine = await self._worker.call(machine_id, AcquireLease(ttl_s, owner, description, nonce))
+        assert machine.lease is not None, "it has just been acquired"
+        return lease_view(machine.lease, machine.version)
 
     async def release_lease(self, machine_id: str, *, nonce: str) -> None:
-        await self._worker.call(machine_id, lambda o: record_changes.release_lease(o, nonce=nonce))
+        await self._worker.call(machine_id, ReleaseLease(nonce))
 
     def get_lease(self, machine_id: str) -> LeaseView | None:
         machine = self._parts.catalog.get(machine_id)
@@ -163,7 +156,7 @@ class LocalHost:
                 "state": run.state,
                 "phases": run.phases,
                 "started_at_ns": run.started_at_ns,
-                "resumed": (run.outputs.get("launch") or {}).get("resumed", False),
+                "resumed": was_resumed(run),
                 "error": (run.error or {}).get("message", ""),
             }
             for run in table.read_runs(self._parts.database, machine_id, limit)

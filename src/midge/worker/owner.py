@@ -14,7 +14,7 @@ that cannot be written did not happen.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any
 
 import structlog
@@ -26,13 +26,18 @@ from midge.lifecycle.table import Join, Later, Next, Nothing, decide, settle
 from midge.machine.spec import ExitStatus
 from midge.operations.engine import error_as_data
 from midge.operations.model import Run
+from midge.worker import edits
 from midge.worker.change import Change, commit, record_refusal
+from midge.worker.edits import Edit
 from midge.worker.exits import consequence
-from midge.worker.inbox import Accepted, Ask, Call, Ended, Exit, Inbox, facts, seen
+from midge.worker.inbox import Accepted, Ask, Call, CreateFailed, Ended, Exit, Inbox, Report, facts, seen
+from midge.worker.operations import update
 from midge.worker.operations.finish import Follow, count
+from midge.worker.operations.journal import DestroyInput, Input
 from midge.worker.operations.registry import OPERATIONS
 from midge.worker.parts import Parts
 from midge.worker.record import Machine, merged
+from midge.worker.requests import NewVersion, Params, input_of
 from midge.worker.runner import Runner
 from midge.worker.trace import PhaseTrace, received_at
 from midge.worker.watch import Watch
@@ -72,28 +77,32 @@ class Owner:
 
     # ── what the worker calls ─────────────────────────────────────────────────────────────────────────────────
 
-    def post(self, request: Request, params: dict[str, Any], *, nonce: str = "") -> asyncio.Future[Accepted]:
+    def post(self, request: Request, params: Params, *, nonce: str = "") -> asyncio.Future[Accepted]:
         """Puts a request to the machine. The answer comes once it is accepted and durable, or says why not."""
         trace = PhaseTrace(received_at.get())
         message = Ask(request, params, nonce, asyncio.get_running_loop().create_future(), trace=trace)
         self._inbox.post(message)
         return message.answer
 
-    def post_internal(self, request: Request, params: dict[str, Any]) -> None:
+    def post_internal(self, request: Request, params: Params) -> None:
         """What follows from what has happened, before anybody else's requests; no lease stands against it."""
         answer: asyncio.Future[Accepted] = asyncio.get_running_loop().create_future()
         answer.add_done_callback(seen)
         self._inbox.post_first(Ask(request, params, "", answer, internal=True))
 
-    def post_call(self, action: Callable[[Owner], Awaitable[Any]]) -> asyncio.Future[Any]:
-        """A short change of the machine's record, in its turn."""
-        message = Call(action, asyncio.get_running_loop().create_future())
+    def post_call(self, edit: Edit) -> asyncio.Future[Machine]:
+        """A change of the machine's record, in its turn. Answered with the machine after it, once that is durable."""
+        message = Call(edit, asyncio.get_running_loop().create_future())
         self._inbox.post(message)
         return message.answer
 
     def take_up(self, run: Run | None, known_exit: ExitStatus | None) -> None:
         """Before `run`: what an earlier worker left, the run under way or the process that runs (or has ended)."""
         self._adopted = (run, known_exit)
+
+    def post_create_failed(self) -> None:
+        """What an earlier worker left is a create that failed, whose removal has not begun."""
+        self._inbox.report(CreateFailed())
 
     # ── the task ──────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -107,7 +116,7 @@ class Owner:
                     message = await self._inbox.get()
                     if message is None:
                         continue
-                    if isinstance(message, Ended | Exit):
+                    if isinstance(message, Ended | Exit | CreateFailed):
                         await self._handle_report(message)
                     else:
                         await self._handle(message)
@@ -143,7 +152,7 @@ class Owner:
     async def _handle(self, message: Ask | Call) -> None:
         try:
             if isinstance(message, Call):
-                result: Any = await message.action(self)
+                result: Any = await self._edit(message.edit)
             else:
                 result = await self._request(message)
                 if result is None:
@@ -177,18 +186,37 @@ class Owner:
             case Next(state, run, supersede):
                 assert run is not None
                 trace.mark("admission")
-                done = await self._runner.begin(run, state, ask.params, supersede=supersede, trace=trace)
+                new: Machine | None = None
+                given: Input
+                if isinstance(ask.params, NewVersion):
+                    new, given = update.begin(machine, ask.params, state, self.parts.clock.now_ns())
+                else:
+                    given = input_of(run, ask.params)
+                done = await self._runner.begin(
+                    run, state, given, machine=new, supersede=supersede, trace=trace
+                )
                 return Accepted(previous, done)
         raise AssertionError(f"{decision} does not answer a request")
 
+    async def _edit(self, edit: Edit) -> Machine:
+        machine = self.machine
+        new, events = edits.apply(machine, edit, self.parts.clock.now_ns())
+        if new is not machine:
+            configured = new.config_json is not machine.config_json
+            await self.commit(Change(new, events, whole=configured, replace_version_config=configured))
+        return new
+
     # ── reports ───────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def _handle_report(self, report: Ended | Exit) -> None:
+    async def _handle_report(self, report: Report) -> None:
         try:
-            if isinstance(report, Ended):
-                await self._ended(report)
-            else:
-                await self._exited(report)
+            match report:
+                case Ended():
+                    await self._ended(report)
+                case Exit():
+                    await self._exited(report)
+                case CreateFailed():
+                    await self._take_back()
         except Exception as error:
             _log.error(
                 "report failed",
@@ -206,7 +234,7 @@ class Owner:
                 # The journal still says `running`: the next start of the worker takes it up again.
                 self._runner.end(error)
 
-    async def _repeat(self, report: Ended | Exit) -> None:
+    async def _repeat(self, report: Report) -> None:
         await asyncio.sleep(min(REPORT_RETRY_FIRST_S * 2.0**report.attempts, REPORT_RETRY_MAX_S))
         self._reports_to_repeat -= 1
         self._inbox.report(report)
@@ -251,7 +279,7 @@ class Owner:
     async def _after(self, state: State, follow: Follow | None) -> None:
         machine = self.machine
         if state == "launch_failed":
-            await self.take_back()
+            await self._take_back()
             return
         if state == "started" and machine.handle is not None:
             early, self._early_exit = self._early_exit, None
@@ -265,9 +293,9 @@ class Owner:
             self.post_internal(*follow)
         self._inbox.bring_back()
 
-    async def take_back(self) -> None:
+    async def _take_back(self) -> None:
         """Begins to remove what a create that failed has left."""
-        await self._runner.begin("destroy", "launch_failed", {"source": "flyd", "launch_failed": True})
+        await self._runner.begin("destroy", "launch_failed", DestroyInput(source="flyd", launch_failed=True))
 
     # ── exits ─────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -281,7 +309,7 @@ class Owner:
             return
         after = consequence(machine, report.status, self.parts.clock.now_ns())
         await self._runner.begin(
-            after.kind, after.machine.state, after.params, events=[after.event], machine=after.machine
+            after.kind, after.machine.state, after.input, events=[after.event], machine=after.machine
         )
         assert self._runner.current is not None
         self._runner.current.context.exit = report.status

@@ -6,8 +6,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-import msgspec
-
 from midge.clock import Clock
 from midge.drivers.base import Driver
 from midge.operations.engine import Engine
@@ -16,15 +14,8 @@ from midge.store.sqlite import Database
 from midge.worker import table
 from midge.worker.catalog import Catalog
 from midge.worker.host import ImageRefView
-from midge.worker.record import ImageProcess
+from midge.worker.record import ImageResult
 from midge.worker.trace import Traces
-
-
-class ImageResult(msgspec.Struct, kw_only=True, frozen=True):
-    """An image that is here, as a machine needs it."""
-
-    ref: ImageRefView
-    process: ImageProcess
 
 
 class Images(Protocol):

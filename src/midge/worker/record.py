@@ -29,6 +29,13 @@ class ImageProcess(msgspec.Struct, kw_only=True, frozen=True, gc=False):
     user: str = ""
 
 
+class ImageResult(msgspec.Struct, kw_only=True, frozen=True):
+    """An image that is here, as a machine needs it."""
+
+    ref: ImageRefView
+    process: ImageProcess
+
+
 class Machine(msgspec.Struct, gc=False):
     """All fields as in the table `machines`; the configuration stays encoded, since most machines are at rest.
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import Protocol
 
-import msgspec
 import structlog
 
-from midge.drivers.base import Exited, Handle, Lost, Recovered, Running
+from midge.drivers.base import Exited, Lost, Recovered, Running
 from midge.errors import chain
 from midge.lifecycle.states import TRANSIENT
 from midge.machine.spec import ExitStatus
@@ -18,10 +17,8 @@ from midge.worker import table
 from midge.worker.operations import create, stop
 from midge.worker.operations.finish import Follow
 from midge.worker.owner import Owner
+from midge.worker.parts import Parts
 from midge.worker.record import Machine
-
-if TYPE_CHECKING:
-    from midge.worker.worker import Worker
 
 RECOVER_CONCURRENCY = 16  # machines whose driver is asked at the same time
 LOST_SIGNAL = 9
@@ -29,13 +26,20 @@ LOST_SIGNAL = 9
 _log = structlog.get_logger("midge.worker")
 
 
-async def recover(worker: Worker) -> None:
+class Owners(Protocol):
+    """The owner tasks of the host's machines, as the worker keeps them."""
+
+    def owner(self, machine_id: str) -> Owner: ...
+
+    def begin(self, owner: Owner) -> None: ...
+
+
+async def recover(parts: Parts, owners: Owners) -> None:
     """Loads the machines, re-adopts what runs, resumes half-done operations, sweeps what belongs to nobody.
 
     Raises:
         HandleUnknown: another version of Midge started a machine. Nothing has been touched.
     """
-    parts = worker.parts
     for machine in table.load_machines(parts.database):
         parts.catalog.publish(machine)
     runs = table.load_running(parts.database)
@@ -46,7 +50,7 @@ async def recover(worker: Worker) -> None:
 
     async def look(machine: Machine) -> None:
         async with places:
-            exits[machine.id] = await _ask_driver(worker, machine)
+            exits[machine.id] = await _ask_driver(parts, machine)
 
     async with asyncio.TaskGroup() as tasks:
         for machine in parts.catalog:
@@ -61,14 +65,14 @@ async def recover(worker: Worker) -> None:
         orphaned = run is None and machine.state in TRANSIENT
         if run is None and machine.handle is None and not (follow or orphaned):
             continue
-        owner = worker.owner(machine.id)
+        owner = owners.owner(machine.id)
         if orphaned:
             _take_back(owner, machine)
         else:
             owner.take_up(run, exits.get(machine.id))
         if follow is not None:
             owner.post_internal(*follow)
-        worker.begin(owner)
+        owners.begin(owner)
     _log.info("recovered", machines=len(parts.catalog), running=len(exits), operations=len(runs))
 
 
@@ -82,13 +86,13 @@ def check_handles(machines: Iterable[Machine], runs: Iterable[Run]) -> None:
             machine.handle.check()
     for run in runs:
         if (launched := run.outputs.get("launch")) is not None:
-            msgspec.convert(launched["handle"], Handle).check()
+            launched.handle.check()
 
 
-async def _ask_driver(worker: Worker, machine: Machine) -> ExitStatus | None:
+async def _ask_driver(parts: Parts, machine: Machine) -> ExitStatus | None:
     """None if it runs, else how it ended."""
     assert machine.handle is not None
-    driver = worker.parts.driver
+    driver = parts.driver
     try:
         found: Recovered = Lost(
             reason=f"it ran on the {machine.handle.driver} driver, this host now uses {driver.name}"
@@ -108,7 +112,7 @@ async def _ask_driver(worker: Worker, machine: Machine) -> ExitStatus | None:
                 exit_code=128 + LOST_SIGNAL,
                 signal=LOST_SIGNAL,
                 error=f"lost: {reason}",
-                exited_at_ns=worker.parts.clock.now_ns(),
+                exited_at_ns=parts.clock.now_ns(),
             )
 
 
@@ -128,6 +132,6 @@ def _take_back(owner: Owner, machine: Machine) -> None:
     and the run are written together.
     """
     if machine.state == "launch_failed":
-        owner.post_call(Owner.take_back)
+        owner.post_create_failed()
     else:
         _log.error("machine is in motion and nothing moves it", machine=machine.id, state=machine.state)

@@ -12,6 +12,8 @@ import asyncio
 from dataclasses import dataclass, replace
 from typing import Any
 
+import msgspec
+
 from midge.errors import Unavailable
 from midge.ids import new_ulid
 from midge.lifecycle.states import OperationKind, State
@@ -22,19 +24,18 @@ from midge.worker.events import EVENT_TYPES, event
 from midge.worker.host import EventView
 from midge.worker.inbox import Ended, Inbox, fail
 from midge.worker.operations.context import Context
+from midge.worker.operations.journal import Input
 from midge.worker.operations.registry import OPERATIONS
 from midge.worker.parts import Parts
 from midge.worker.record import Machine, changed
 from midge.worker.trace import PhaseTrace
-
-_KINDS_WITH_A_START = frozenset({"start", "restart", "update"})
 
 
 @dataclass(slots=True)
 class Current:
     """The operation under way. `done` resolves when it has ended, and its end is durable."""
 
-    context: Context
+    context: Context[Any]
     task: asyncio.Task[None]
     done: asyncio.Future[None]
 
@@ -60,7 +61,7 @@ class Runner:
         self,
         kind: OperationKind,
         state: State,
-        params: dict[str, Any],
+        given: Input,
         *,
         events: list[EventView] | None = None,
         machine: Machine | None = None,
@@ -74,7 +75,7 @@ class Runner:
         interrupted = await self._interrupt() if supersede else None
         try:
             trace = trace or PhaseTrace()
-            run = await self._record(kind, state, params, events or [], machine, interrupted)
+            run = await self._record(kind, state, given, events or [], machine, interrupted)
         except Exception:
             if interrupted is not None:
                 self._go_on(interrupted)
@@ -89,7 +90,7 @@ class Runner:
         self,
         kind: OperationKind,
         state: State,
-        params: dict[str, Any],
+        given: Input,
         events: list[EventView],
         machine: Machine | None,
         interrupted: Current | None,
@@ -97,22 +98,18 @@ class Runner:
         """The end of the superseded operation is in the same write: there is never one in between."""
         now_ns = self._parts.clock.now_ns()
         new = machine or changed(self._parts.catalog.get(self.id), state, now_ns)
-        change = params.pop("change", None)
-        if change is not None:
-            change(new)
+        if interrupted is not None:
+            old = interrupted.context.run.kind
+            given = msgspec.structs.replace(given, superseded=old)
         run = Run(
             id=new_ulid(),
             subject=self.id,
             kind=kind,
-            input=params,
+            input=given,
             step=OPERATIONS[kind].operation.steps[0].name,
             started_at_ns=now_ns,
         )
-        if kind in _KINDS_WITH_A_START:
-            params.setdefault("start_id", run.id)
-        if interrupted is not None:
-            params["superseded"] = interrupted.context.run.kind
-        begun = event(EVENT_TYPES[kind], state, params.get("source", "user"), now_ns)
+        begun = event(EVENT_TYPES[kind], state, given.source, now_ns)
         quiet = kind == "settle"  # the exit event says it all
         ended = [_superseded(interrupted.context.run, now_ns)] if interrupted else []
         await commit(
@@ -121,7 +118,7 @@ class Runner:
                 new,
                 events=events if quiet else [*events, begun],
                 runs=[*ended, run],
-                whole=change is not None,
+                whole=kind == "update",
             ),
         )
         return run
@@ -131,7 +128,7 @@ class Runner:
     ) -> asyncio.Future[None]:
         """Runs the steps of a run whose intent is durable; `known_exit` as in `Context.exit`."""
         machine = self._parts.catalog.get(self.id)
-        context = Context(self._parts, machine, run, trace or PhaseTrace(), known_exit)
+        context: Context[Any] = Context(self._parts, machine, run, trace or PhaseTrace(), known_exit)
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.current = Current(context, self._run_steps(context), done)
         return done
@@ -146,7 +143,7 @@ class Runner:
         elif not current.done.done():
             current.done.set_result(None)
 
-    def _run_steps(self, context: Context) -> asyncio.Task[None]:
+    def _run_steps(self, context: Context[Any]) -> asyncio.Task[None]:
         run = context.run
         verb = OPERATIONS[run.kind]  # type: ignore[index]  # journalled kinds are OperationKind
 

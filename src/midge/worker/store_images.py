@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from midge.images.store import ImageStore
 from midge.worker.host import ImageRefView
-from midge.worker.parts import ImageResult
-from midge.worker.record import ImageProcess
+from midge.worker.record import ImageProcess, ImageResult
 
 
 class StoreImages:

@@ -14,6 +14,7 @@ from midge.operations.model import Run
 from midge.store.sqlite import Database
 from midge.worker.arrivals import Moment
 from midge.worker.host import EventView, ImageRefView
+from midge.worker.operations.journal import decode_input, decode_outputs
 from midge.worker.record import ImageProcess, Machine, shape_of
 
 EVENTS_KEPT = 100  # a machine; older ones are dropped
@@ -277,9 +278,9 @@ def _run(row: tuple[Any, ...]) -> Run:
         id=row[0],
         subject=row[1],
         kind=row[2],
-        input=msgspec.json.decode(row[3]),
+        input=decode_input(row[2], row[3]),
         step=row[4],
-        outputs=msgspec.json.decode(row[5]),
+        outputs=decode_outputs(row[5]),
         state=row[6],
         error=msgspec.json.decode(row[7]) if row[7] else None,
         phases=[(name, ms) for name, ms in msgspec.json.decode(row[8])] if row[8] else [],

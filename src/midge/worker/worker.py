@@ -5,33 +5,33 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-from collections.abc import Awaitable, Callable
 from ipaddress import IPv4Address, IPv4Network
-from typing import Any, TypeVar
+from typing import Any
 
+import msgspec
 import structlog
 
-from midge.errors import Conflict, MidgeError, NoCapacity, Unavailable, chain
+from midge.errors import MidgeError, NoCapacity, Unavailable, chain
 from midge.ids import new_ulid
-from midge.lifecycle.admission import live_lease
 from midge.lifecycle.states import Request
 from midge.machine.normalise import normalise
 from midge.net.ipam import Ipam
 from midge.operations.model import Run
-from midge.worker import record_changes, recovery, table
+from midge.worker import recovery, table
+from midge.worker.edits import Edit, new_lease
 from midge.worker.events import event
 from midge.worker.host import CreateMachine, MachineView, UpdateMachine
 from midge.worker.inbox import Accepted, fail
+from midge.worker.operations.journal import CreateInput
 from midge.worker.operations.registry import OPERATIONS
-from midge.worker.operations.update import remember
+from midge.worker.operations.update import check_version
 from midge.worker.owner import Owner
 from midge.worker.parts import Parts
 from midge.worker.record import ImageProcess, Machine, shape_of
+from midge.worker.requests import Asked, NewVersion
 
 FORGET_INTERVAL_S = 15.0
 _MAC_PREFIX = "02:4d"  # locally administered
-
-T = TypeVar("T")
 
 _log = structlog.get_logger("midge.worker")
 
@@ -53,7 +53,7 @@ class Worker:
         try:
             async with asyncio.TaskGroup() as tasks:
                 self._tasks = tasks
-                await recovery.recover(self)
+                await recovery.recover(self.parts, self)
                 tasks.create_task(self._forget_destroyed(), name="forget destroyed machines")
                 self.ready.set()
         finally:
@@ -101,7 +101,7 @@ class Worker:
         self, machine_id: str, request: Request, params: dict[str, Any], *, nonce: str = ""
     ) -> Accepted:
         owner = self.owner(machine_id)
-        answer = owner.post(request, params, nonce=nonce)
+        answer = owner.post(request, msgspec.convert(params, Asked), nonce=nonce)
         self.begin(owner)
         return await answer
 
@@ -118,7 +118,7 @@ class Worker:
         try:
             lease = None
             if request.lease_ttl_s:
-                lease = record_changes.new_lease(request.lease_ttl_s, request.owner, "", now_ns)
+                lease = new_lease(request.lease_ttl_s, request.owner, "", now_ns)
             machine = Machine(
                 id=request.id,
                 app=request.app,
@@ -156,7 +156,7 @@ class Worker:
             id=new_ulid(),
             subject=machine.id,
             kind="create",
-            input={"skip_launch": skip_launch},
+            input=CreateInput(skip_launch=skip_launch),
             step=OPERATIONS["create"].operation.names()[0],
             started_at_ns=now_ns,
         )
@@ -205,37 +205,31 @@ class Worker:
         config, config_json = normalise(request.config, request.config_json)
         shape = shape_of(config)
         self._check_fits(shape.memory_mb)
-        _check_version(request, machine)
+        check_version(request.current_version, machine)
         ref = await parts.images.resolve(config.image or "")
-        version = new_ulid()
-        params: dict[str, Any] = {
-            "skip_launch": request.skip_launch,
-            "metadata": config.metadata or {},
-            "memory_mb": 0 if request.skip_launch else shape.memory_mb,
-        }
-
-        def change(new: Machine) -> None:
-            before = parts.catalog.get(machine_id)
-            _check_version(request, before)  # again: others may have had their turn meanwhile
-            params["old"] = remember(before)
-            new.version, new.config_json, new.image_ref = version, config_json, ref
-            new.memory_mb = shape.memory_mb
-            if request.lease_ttl_s and live_lease(new.lease, new.updated_at_ns) is None:
-                new.lease = record_changes.new_lease(
-                    request.lease_ttl_s, request.owner, "", new.updated_at_ns
-                )
-
-        params["change"] = change
-        await self.ask(machine_id, "update", params, nonce=nonce)
+        wanted = NewVersion(
+            version=new_ulid(),
+            config_json=config_json,
+            image_ref=ref,
+            metadata=config.metadata or {},
+            memory_mb=shape.memory_mb,
+            skip_launch=request.skip_launch,
+            current_version=request.current_version,
+            lease_ttl_s=request.lease_ttl_s or 0,
+            owner=request.owner,
+        )
+        owner = self.owner(machine_id)
+        answer = owner.post("update", wanted, nonce=nonce)
+        self.begin(owner)
+        await answer
         return parts.catalog.get(machine_id).view(parts.clock.now_ns())
 
-    async def call(self, machine_id: str, action: Callable[[Owner], Awaitable[T]]) -> T:
-        """Runs a change of the machine's record in its owner's turn."""
+    async def call(self, machine_id: str, edit: Edit) -> Machine:
+        """Changes the machine's record in its owner's turn. Returns the machine after it."""
         owner = self.owner(machine_id)
-        answer = owner.post_call(action)
+        answer = owner.post_call(edit)
         self.begin(owner)
-        result: T = await answer
-        return result
+        return await answer
 
     async def _forget_destroyed(self) -> None:
         """Drops machines that were destroyed `destroyed_kept_s` ago, with their logs."""
@@ -257,11 +251,3 @@ class Worker:
         await parts.database.write(lambda connection: table.delete_machine(connection, machine_id))
         parts.catalog.forget(machine_id)
         await asyncio.to_thread(shutil.rmtree, parts.log_path(machine_id).parent, ignore_errors=True)
-
-
-def _check_version(request: UpdateMachine, machine: Machine) -> None:
-    if request.current_version and request.current_version != machine.version:
-        raise Conflict(
-            f"aborted: current_version is {request.current_version}, the machine has {machine.version}",
-            hint="read the machine again and repeat the change",
-        )

@@ -271,7 +271,7 @@ async def test_a_name_is_held_while_its_create_is_under_way(
 
 
 async def test_a_create_that_lost_its_reservation_leaves_no_machine(
-    client: CheckedClient, app: str, host: FakeHost, services: Services
+    client: CheckedClient, app: str, host: StagedHost, services: Services
 ) -> None:
     created = host.create
 

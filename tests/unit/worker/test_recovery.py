@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import apsw
+import msgspec
 import pytest
 
-from midge.drivers.base import HANDLE_VERSION
+from midge.drivers.base import HANDLE_VERSION, Handle
 from midge.drivers.mock import MockDriver
 from midge.errors import HandleUnknown, OutOfSpace
 from midge.operations.model import Run
@@ -19,6 +20,7 @@ from midge.store.sqlite import Database
 from midge.testing.worker import MIGRATIONS, create_request, mock_order, running_worker, settled
 from midge.worker import owner as owners
 from midge.worker import table
+from midge.worker.operations.journal import Launched, StartInput, StopInput, decode_input
 from midge.worker.recovery import check_handles, missed_follow
 from midge.worker.worker import Worker
 from tests.unit.worker.records import Held, machine, until
@@ -105,8 +107,10 @@ async def _set_handle_version(root: Path, version: int) -> None:
 
 @pytest.mark.parametrize(("version", "known"), [(HANDLE_VERSION, True), (HANDLE_VERSION + 1, False)])
 def test_a_handle_that_only_the_journal_has_is_looked_at_too(version: int, known: bool) -> None:
-    handle = {"driver": "mock", "machine_id": "m", "start_id": "s", "version": version}
-    run = Run(id="r", subject="m", kind="start", input={}, outputs={"launch": {"handle": handle}})
+    handle = Handle(driver="mock", machine_id="m", start_id="s", version=version)
+    run = Run(
+        id="r", subject="m", kind="start", input=StartInput(), outputs={"launch": Launched(handle=handle)}
+    )
     with contextlib.nullcontext() if known else pytest.raises(HandleUnknown):
         check_handles([], [run])
 
@@ -176,13 +180,13 @@ async def test_a_start_that_was_to_follow_a_create_follows(tmp_path: Path) -> No
 def test_what_follows_the_last_operation(
     kind: str, run_state: Any, state: Any, given: dict[str, Any], expected: str | None
 ) -> None:
-    last = Run("01", "m", kind, given, state=run_state)
+    last = Run("01", "m", kind, decode_input(kind, msgspec.json.encode(given)), state=run_state)
     found = missed_follow(machine(state=state, auto_destroy=True), last)
     assert (found[0] if found else None) == expected
 
 
 def test_nothing_follows_a_stop_of_a_machine_that_stays() -> None:
-    assert missed_follow(machine(state="stopped"), Run("01", "m", "stop", {}, state="done")) is None
+    assert missed_follow(machine(state="stopped"), Run("01", "m", "stop", StopInput(), state="done")) is None
     assert missed_follow(machine(state="stopped"), None) is None
 
 

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from typing import Any
-
-import msgspec
+from typing import Any, Generic, TypeVar
 
 from midge.drivers.base import Handle
 from midge.machine.spec import ExitStatus, MachineSpec
 from midge.operations.model import Run
-from midge.worker.parts import ImageResult, Parts
-from midge.worker.record import Machine
+from midge.worker.operations.journal import Input
+from midge.worker.parts import Parts
+from midge.worker.record import ImageResult, Machine
 from midge.worker.spec_builder import build_spec
 from midge.worker.trace import PhaseTrace
 
+In = TypeVar("In", bound=Input)
+T = TypeVar("T")
+
 
 @dataclass(slots=True)
-class Context:
+class Context(Generic[In]):
     """One run of a verb.
 
     Attributes:
@@ -36,19 +38,25 @@ class Context:
 
     def spec(self, machine: Machine | None = None) -> MachineSpec:
         target = machine or self.machine
-        start_id = self.run.input.get("start_id", self.run.id)
-        return build_spec(target, start_id, self.parts.log_file(target.id))
+        return build_spec(target, self.run.id, self.parts.log_file(target.id))
 
-    def output(self, step: str) -> Any:
-        return self.run.outputs.get(step)
+    @property
+    def input(self) -> In:
+        given: In = self.run.input
+        return given
+
+    def output(self, step: str, form: type[T]) -> T | None:
+        """What an earlier step has put out; None: nothing, or it has not run."""
+        found = self.run.outputs.get(step)
+        assert found is None or isinstance(found, form), f"{step} put out a {type(found).__name__}"
+        return found
 
 
-def with_image(context: Context, machine: Machine) -> Machine:
+def with_image(context: Context[Any], machine: Machine) -> Machine:
     """The machine with what the step `image` learned."""
-    data = context.output("image")
-    if data is None:
+    result = context.output("image", ImageResult)
+    if result is None:
         return machine
-    result = msgspec.convert(data, ImageResult)
     copied = copy.copy(machine)
     copied.image_ref = result.ref
     copied.image_process = result.process

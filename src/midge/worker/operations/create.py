@@ -6,15 +6,17 @@ from midge.operations.model import Operation, Outcome, Run
 from midge.worker.events import event, failure
 from midge.worker.operations.context import Context, with_image
 from midge.worker.operations.finish import Finish, Follow, MachineOperation
+from midge.worker.operations.journal import CreateInput
 from midge.worker.operations.steps import IMAGE, PREPARE
 from midge.worker.record import changed
+from midge.worker.requests import Asked
 
 
 def follow(run: Run) -> Follow | None:
-    return None if run.input.get("skip_launch") else ("start", {"source": "flyd"})
+    return None if run.input.skip_launch else ("start", Asked(source="flyd"))
 
 
-def finish(context: Context, outcome: Outcome, now_ns: int) -> Finish:
+def finish(context: Context[CreateInput], outcome: Outcome, now_ns: int) -> Finish:
     if outcome.error is not None:
         # The table runs `destroy` from here: a create that failed leaves nothing behind.
         machine = changed(context.machine, "launch_failed", now_ns)

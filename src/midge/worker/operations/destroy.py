@@ -4,45 +4,43 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from typing import Any
-
-import msgspec
 
 from midge.errors import NotRunning
 from midge.operations.model import Operation, Outcome, Step
 from midge.worker.events import event, failure
 from midge.worker.operations.context import Context
 from midge.worker.operations.finish import Finish, MachineOperation, requested_exit
+from midge.worker.operations.journal import DestroyInput, Halted
 from midge.worker.operations.steps import kill_and_wait
 from midge.worker.record import changed
 
 
-async def kill(context: Context) -> dict[str, Any]:
+async def kill(context: Context[DestroyInput]) -> Halted:
     machine = context.machine
     if machine.snapshot is not None:
         await context.parts.driver.discard_snapshot(machine.id, machine.snapshot)
     if machine.handle is None:
-        return {"exit": None}
+        return Halted()
     try:
         status = context.exit or await kill_and_wait(context, machine.handle)
     except NotRunning:
-        return {"exit": None}
-    return {"exit": msgspec.to_builtins(status)}
+        return Halted()
+    return Halted(exit=status)
 
 
-async def remove(context: Context) -> None:
+async def remove(context: Context[DestroyInput]) -> None:
     await context.parts.driver.destroy(context.machine.id)
 
 
-async def drop_logs(context: Context) -> None:
+async def drop_logs(context: Context[DestroyInput]) -> None:
     """The log of a machine that never launched has nothing to read; others keep theirs until they are forgotten."""
-    if context.run.input.get("launch_failed"):
+    if context.input.launch_failed:
         folder = context.parts.log_path(context.machine.id).parent
         await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
 
 
-def finish(context: Context, outcome: Outcome, now_ns: int) -> Finish:
-    source = context.run.input.get("source", "user")
+def finish(context: Context[DestroyInput], outcome: Outcome, now_ns: int) -> Finish:
+    source = context.input.source
     if outcome.error is not None:
         machine = changed(context.machine, "failed", now_ns)
         return Finish(
@@ -50,7 +48,7 @@ def finish(context: Context, outcome: Outcome, now_ns: int) -> Finish:
         )
     machine = changed(context.machine, "destroyed", now_ns)
     # The exit that led here by itself (auto_destroy) is recorded already.
-    exits = [] if context.run.input.get("exited") else requested_exit(context, machine, now_ns)
+    exits = [] if context.input.exited else requested_exit(context, machine, now_ns)
     machine.handle = None
     machine.snapshot = None
     machine.lease = None

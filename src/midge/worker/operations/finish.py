@@ -6,20 +6,18 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-import msgspec
-
-from midge.drivers.base import Handle
 from midge.lifecycle.states import OperationKind, Request
-from midge.machine.spec import ExitStatus
 from midge.operations.model import Operation, Outcome
 from midge.worker.events import exit_event
 from midge.worker.host import EventView
 from midge.worker.operations.context import Context, with_image
+from midge.worker.operations.journal import Halted, Launched, was_resumed
 from midge.worker.record import Machine, changed
+from midge.worker.requests import Params
 from midge.worker.trace import Traced
 
 # A request that the worker makes by itself, with its parameters.
-Follow = tuple[Request, dict[str, Any]]
+Follow = tuple[Request, Params]
 
 
 @dataclass(slots=True)
@@ -45,45 +43,40 @@ class MachineOperation:
     """`operation` does it, `finish` says what follows. `finish` is pure."""
 
     kind: OperationKind
-    operation: Operation[Context]
-    finish: Callable[[Context, Outcome, int], Finish]
+    operation: Operation[Context[Any]]
+    finish: Callable[[Context[Any], Outcome, int], Finish]
 
 
-def count(context: Context, *, ok: bool) -> None:
+def count(context: Context[Any], *, ok: bool) -> None:
     """Keeps an ended run for the metrics; not one that an earlier worker began: who knows when that was asked for."""
     run, trace = context.run, context.trace
     if run.resumed:
         return
-    resumed = run.kind == "start" and (context.output("launch") or {}).get("resumed", False)
+    resumed = run.kind == "start" and was_resumed(run)
     kind = "resume" if resumed else run.kind
     context.parts.traces.add(Traced(kind, ok, trace.elapsed_ms(), trace.phases))
 
 
-def exit_of(context: Context) -> ExitStatus | None:
-    """The exit that the step `halt` saw."""
-    data = context.output("halt")
-    return msgspec.convert(data["exit"], ExitStatus) if data and data.get("exit") else None
-
-
-def requested_exit(context: Context, machine: Machine, now_ns: int) -> list[EventView]:
+def requested_exit(context: Context[Any], machine: Machine, now_ns: int) -> list[EventView]:
     """The `exit` event after a stop that somebody asked for."""
-    status = exit_of(context)
-    if status is None:
+    halted = context.output("halt", Halted)
+    if halted is None or halted.exit is None:
         return []
     return [
         exit_event(
-            status, requested=True, restarting=False, restart_count=len(machine.retries_s), now_ns=now_ns
+            halted.exit, requested=True, restarting=False, restart_count=len(machine.retries_s), now_ns=now_ns
         )
     ]
 
 
-def launched(context: Context, machine: Machine, now_ns: int) -> tuple[Machine, dict[str, Any]]:
+def launched(context: Context[Any], machine: Machine, now_ns: int) -> tuple[Machine, dict[str, Any]]:
     """The started machine, and what its `start` event says."""
-    data = context.output("launch")
+    result = context.output("launch", Launched)
+    assert result is not None, "the run has launched it"
     started = changed(with_image(context, machine), "started", now_ns)
-    started.handle = msgspec.convert(data["handle"], Handle)
+    started.handle = result.handle
     started.snapshot = None
-    request: dict[str, Any] = {"resumed": data["resumed"]}
-    if data["note"]:
-        request["note"] = data["note"]
+    request: dict[str, Any] = {"resumed": result.resumed}
+    if result.note:
+        request["note"] = result.note
     return started, request

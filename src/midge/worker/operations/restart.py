@@ -8,20 +8,21 @@ from midge.operations.model import Operation, Outcome, Step
 from midge.worker.events import event, failure
 from midge.worker.operations.context import Context
 from midge.worker.operations.finish import Finish, MachineOperation, launched, requested_exit
+from midge.worker.operations.journal import RestartInput
 from midge.worker.operations.steps import CLEANUP, HALT, LAUNCH, undo_launch
 from midge.worker.record import changed
 
 
-async def back_off(context: Context) -> None:
+async def back_off(context: Context[RestartInput]) -> None:
     """Waits until the policy's delay has passed since the exit, also across a restart of the worker."""
-    delay_s = float(context.run.input.get("delay_s", 0.0))
+    delay_s = context.input.delay_s
     passed_s = (context.parts.clock.now_ns() - context.run.started_at_ns) / 1e9
     if delay_s > passed_s:
         await asyncio.sleep(delay_s - max(passed_s, 0.0))
 
 
-def finish(context: Context, outcome: Outcome, now_ns: int) -> Finish:
-    exits = [] if context.run.input.get("policy") else requested_exit(context, context.machine, now_ns)
+def finish(context: Context[RestartInput], outcome: Outcome, now_ns: int) -> Finish:
+    exits = [] if context.input.policy else requested_exit(context, context.machine, now_ns)
     if outcome.error is not None:
         machine = changed(context.machine, "failed", now_ns)
         machine.handle = None

@@ -6,11 +6,12 @@ from midge.operations.model import Operation, Outcome
 from midge.worker.events import event, failure
 from midge.worker.operations.context import Context
 from midge.worker.operations.finish import Finish, MachineOperation, launched
+from midge.worker.operations.journal import StartInput
 from midge.worker.operations.steps import LAUNCH, undo_launch
 from midge.worker.record import changed
 
 
-def finish(context: Context, outcome: Outcome, now_ns: int) -> Finish:
+def finish(context: Context[StartInput], outcome: Outcome, now_ns: int) -> Finish:
     if outcome.error is not None:
         machine = changed(context.machine, "failed", now_ns)
         machine.handle = None

@@ -6,15 +6,17 @@ from midge.operations.model import Operation, Outcome
 from midge.worker.events import event, failure
 from midge.worker.operations.context import Context
 from midge.worker.operations.finish import Finish, Follow, MachineOperation, requested_exit
+from midge.worker.operations.journal import StopInput
 from midge.worker.operations.steps import CLEANUP, HALT
 from midge.worker.record import Machine, changed
+from midge.worker.requests import Asked
 
 
 def follow(machine: Machine) -> Follow | None:
-    return ("force_destroy", {"source": "flyd"}) if machine.config.auto_destroy else None
+    return ("force_destroy", Asked(source="flyd")) if machine.config.auto_destroy else None
 
 
-def finish(context: Context, outcome: Outcome, now_ns: int) -> Finish:
+def finish(context: Context[StopInput], outcome: Outcome, now_ns: int) -> Finish:
     if outcome.error is not None:
         machine = changed(context.machine, "failed", now_ns)
         return Finish(machine, "op_failed", [event("stop", "failed", "flyd", now_ns, failure(outcome.error))])

@@ -9,11 +9,12 @@ from midge.operations.model import Operation, Outcome, Step
 from midge.worker.events import event, failure
 from midge.worker.operations.context import Context
 from midge.worker.operations.finish import Finish, MachineOperation
+from midge.worker.operations.journal import SuspendInput
 from midge.worker.operations.steps import CLEANUP
 from midge.worker.record import changed
 
 
-async def save(context: Context) -> dict[str, Any]:
+async def save(context: Context[SuspendInput]) -> dict[str, Any]:
     context.trace.mark("journal")
     if context.machine.handle is None:
         raise DriverError("nothing runs that could be suspended")
@@ -22,7 +23,7 @@ async def save(context: Context) -> dict[str, Any]:
     return record
 
 
-async def undo(context: Context, error: BaseException | None) -> None:
+async def undo(context: Context[SuspendInput], error: BaseException | None) -> None:
     """After a suspend that failed, before its effect or after it, the machine runs; if it cannot, nothing is left."""
     machine, driver = context.machine, context.parts.driver
     if error is None or machine.handle is None:
@@ -39,7 +40,7 @@ async def undo(context: Context, error: BaseException | None) -> None:
         raise
 
 
-def finish(context: Context, outcome: Outcome, now_ns: int) -> Finish:
+def finish(context: Context[SuspendInput], outcome: Outcome, now_ns: int) -> Finish:
     if outcome.error is not None:
         machine = changed(context.machine, "started" if context.kept else "failed", now_ns)
         machine.handle = context.kept
@@ -49,7 +50,7 @@ def finish(context: Context, outcome: Outcome, now_ns: int) -> Finish:
         )
     machine = changed(context.machine, "suspended", now_ns)
     machine.handle = None
-    machine.snapshot = context.output("save")
+    machine.snapshot = context.output("save", dict)
     return Finish(machine, events=[event("suspend", "suspended", "flyd", now_ns)])
 
 
