@@ -28,19 +28,14 @@ HANDLE_VERSION = 1  # of what drivers put into a handle and lay down beside it; 
 
 
 class Capabilities(msgspec.Struct, kw_only=True, frozen=True):
-    """What a driver can do, for admission and for `midge doctor`.
+    """What a driver can do. Whoever is about to ask for something looks here first: admission, exec, the host's status.
 
     `suspend` is ``memory`` (state on disk, memory freed), ``freeze`` (stopped in place, memory stays) or ``none``.
     `kernel`: flavour and version of what new guests boot, as of now.
     """
 
-    isolation: Literal["vm", "container", "none"]
     suspend: Literal["memory", "freeze", "none"] = "none"
-    network: Literal["tap", "veth", "none"] = "none"
     exec: bool = True
-    templates: bool = False
-    oom_reported: bool = True
-    acceleration: Literal["kvm", "tcg", "native", "none"] = "native"
     kernel: str = ""
 
 

@@ -1,7 +1,8 @@
 """May this request happen? A chain of pure gates, asked before any transition.
 
-token (in the api) → lease → state table → capacity → the machine's own rules. The first gate that objects raises; the
-last one that has an opinion decides. Each gate is a function of facts, so that a refusal can be explained and replayed.
+token (in the api) → lease → the driver's abilities → state table → capacity → the machine's own rules. The first gate
+that objects raises; the last one that has an opinion decides. Each gate is a function of facts, so that a refusal can
+be explained and replayed.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from midge.clock import rfc3339
-from midge.errors import Conflict, LeaseHeld
+from midge.errors import Conflict, LeaseHeld, NotSupported
 from midge.lifecycle.states import Request, State
 from midge.lifecycle.table import Decision, Next, decide
 
@@ -39,6 +40,7 @@ class Facts:
 
     Attributes:
         memory_mb: what the machine uses, or would use if it ran.
+        suspends: whether the machine's driver can suspend one.
         new_memory_mb: what it is to run with after an update; 0: no update, or one that does not launch.
     """
 
@@ -51,6 +53,7 @@ class Facts:
     memory_mb: int = 0
     new_memory_mb: int = 0
     capacity: Capacity = Capacity()
+    suspends: bool = True
     story: Sequence[str] = field(default_factory=tuple)
 
 
@@ -74,6 +77,15 @@ def check_lease(machine_id: str, lease: Lease | None, nonce: str, now_ns: int) -
         f"machine ID {machine_id} lease currently held by {held.owner}, expires at {rfc3339(held.expires_at_ns)}",
         hint="send the lease's nonce in fly-machine-lease-nonce, or wait until it expires",
     )
+
+
+def ability_gate(facts: Facts) -> None:
+    """What the driver cannot do does not begin: nothing is written, and the machine runs on."""
+    if facts.request == "suspend" and not facts.suspends:
+        raise NotSupported(
+            f"machine {facts.machine_id} cannot be suspended: the driver of its host suspends no machines",
+            hint="stop it",
+        )
 
 
 def table_gate(facts: Facts) -> Decision:
@@ -110,14 +122,14 @@ def rules_gate(facts: Facts) -> None:
     """The machine's own rules. None can be given yet; the gate has its place so that a wake can be refused here."""
 
 
-GATES: tuple[Gate, ...] = (lease_gate, table_gate, capacity_gate, rules_gate)
+GATES: tuple[Gate, ...] = (lease_gate, ability_gate, table_gate, capacity_gate, rules_gate)
 
 
 def admit(facts: Facts, gates: Sequence[Gate] = GATES) -> Decision:
     """Asks every gate in order and returns the decision of the state table.
 
     Raises:
-        LeaseHeld, PreconditionFailed, Conflict: the first objection.
+        LeaseHeld, NotSupported, PreconditionFailed, Conflict: the first objection.
     """
     decision: Decision | None = None
     for gate in gates:

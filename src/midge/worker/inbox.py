@@ -156,6 +156,7 @@ def facts(ask: Ask, machine: Machine, parts: Parts) -> Facts:
         memory_mb=machine.memory_mb,
         new_memory_mb=ask.params.launch_memory_mb if isinstance(ask.params, NewVersion) else 0,
         capacity=Capacity(parts.free_mb()),
+        suspends=parts.driver.capabilities.suspend != "none",
         story=machine.story,
     )
 

@@ -67,7 +67,7 @@ class ContainerDriver:
     """Machines as containers of an OCI runtime. `net` and `cgroups` are open before it and close after it."""
 
     name = "container"
-    capabilities = Capabilities(isolation="container", suspend="freeze", network="veth")
+    capabilities = Capabilities(suspend="freeze")
 
     def __init__(
         self, settings: ContainerSettings, *, images: LayerSource, net: NetPool, cgroups: CgroupTree

@@ -65,9 +65,7 @@ class FirecrackerDriver:
     """Machines as jailed Firecracker VMs, started from templates."""
 
     name = "firecracker"
-    capabilities = Capabilities(
-        isolation="vm", suspend="memory", network="tap", templates=True, acceleration="kvm"
-    )
+    capabilities = Capabilities(suspend="memory")
 
     def __init__(
         self, settings: FirecrackerSettings, *, images: Rootfs, net: NetPool, cgroups: CgroupTree

@@ -39,9 +39,7 @@ class MockDriver:
     """See `midge.drivers.base.Driver`."""
 
     name = "mock"
-    capabilities = Capabilities(
-        isolation="none", suspend="memory", network="none", templates=False, acceleration="none"
-    )
+    capabilities = Capabilities(suspend="memory")
 
     def __init__(self, root: Path, clock: Clock | None = None) -> None:
         self.host = MockHost(root)

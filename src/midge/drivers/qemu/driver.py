@@ -88,14 +88,7 @@ class QemuDriver:
 
     @property
     def capabilities(self) -> Capabilities:
-        return Capabilities(
-            isolation="vm",
-            suspend="memory",
-            network="tap",
-            templates=True,
-            acceleration=self._supply.acceleration,
-            kernel=self._supply.kernels.name,
-        )
+        return Capabilities(suspend="memory", kernel=self._supply.kernels.name)
 
     async def open(self) -> None:
         await self._supply.open()
