@@ -18,6 +18,8 @@ step "types"
 .venv/bin/mypy
 
 step "rust"
+. scripts/rust.sh
+use_recent_rust
 (cd rust && cargo fmt --check && cargo clippy --quiet --release --all-targets -- -D warnings && cargo test --quiet --release)
 
 step "fast tests"
