@@ -176,7 +176,6 @@ async def finish_deletion(services: Services, app: AppRecord) -> None:
         except NotFound:
             continue
     await central.apps.finish_delete(app)
-    central.tokens.forget()
 
 
 def _app(record: AppRecord, machines: int) -> App:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Callable
 
 import msgspec
 
 from midge.central.database import CentralDatabase, Row, Transaction
 from midge.central.organizations import Organization
+from midge.central.revision import count_end
 from midge.clock import Clock, now_ms
 from midge.errors import Conflict, NameTaken, NotFound
 
@@ -38,9 +40,15 @@ class App(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class Apps:
-    def __init__(self, database: CentralDatabase, clock: Clock) -> None:
+    """
+    Args:
+        tokens_ended: called when tokens have ended with their app.
+    """
+
+    def __init__(self, database: CentralDatabase, clock: Clock, tokens_ended: Callable[[], None]) -> None:
         self._db = database
         self._clock = clock
+        self._tokens_ended = tokens_ended
 
     async def get(self, name: str) -> App:
         """Raises NotFound."""
@@ -135,13 +143,15 @@ class Apps:
         await self._db.transact(job)
 
     async def finish_delete(self, app: App) -> None:
-        """Removes the app and the records of its machines, which are destroyed; its name is free again."""
+        """Removes the app, its tokens and the records of its machines, which are destroyed; its name is free again."""
 
         async def job(tx: Transaction) -> None:
             await tx.fetch("DELETE FROM machines WHERE app_id=$1", app.id)
-            await tx.fetch("DELETE FROM apps WHERE id=$1", app.id)
+            await tx.fetch("DELETE FROM apps WHERE id=$1", app.id)  # and its tokens
+            await count_end(tx)
 
         await self._db.transact(job)
+        self._tokens_ended()
 
 
 def _app(row: Row) -> App:

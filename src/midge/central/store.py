@@ -29,8 +29,8 @@ class Central:
         self._clock = clock or SystemClock()
         self.database: CentralDatabase = SqliteDatabase(path)
         self.organizations = Organizations(self.database)
-        self.apps = Apps(self.database, self._clock)
         self.tokens = Tokens(self.database, self._clock)
+        self.apps = Apps(self.database, self._clock, tokens_ended=self.tokens.forget)
         self.machines = MachineRecords(self.database, self._clock)
 
     async def open(self) -> None:

@@ -5,11 +5,13 @@ sent as ``Bearer`` and never decoded. The id half finds the row, the secret half
 SHA-256 is enough) is compared in constant time.
 
 Every request brings a token, and looking one up in the database takes longer than all else that is done before the
-handler. So those that were good are remembered by the hash of their whole text, until a token ends.
+handler. So those that were good are remembered by the hash of their whole text, until a token ends. A revision in
+the database counts those ends: this process sees its own at once, and those of others within REVISION_TTL_S.
 """
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 import secrets
@@ -19,12 +21,14 @@ import msgspec
 from midge.central.apps import App
 from midge.central.database import CentralDatabase, Transaction
 from midge.central.organizations import Organization
+from midge.central.revision import count_end, read_revision
 from midge.clock import Clock, now_ms
 from midge.errors import NotFound
 
 PREFIX = "mdg"
 ID_HEX = 12
 SECRET_BYTES = 32
+REVISION_TTL_S = 1.0  # how long a token that was revoked by another process may still be good here, seconds
 REMEMBERED_MAX = 4096  # tokens; when there are more, all are looked up once again
 _NOBODY = hashlib.sha256(
     b""
@@ -47,25 +51,46 @@ class Tokens:
         self._db = database
         self._clock = clock
         self._remembered: dict[bytes, Token] = {}
+        self._generation = 0  # of what is remembered: counts how often all of it was forgotten
+        self._revision = -1  # in the database when it was last looked at
+        self._look_again_s = float("-inf")  # on the monotonic clock
+        self._looking = asyncio.Lock()
 
     async def verify(self, text: str) -> Token | None:
         """The token's rights, or None: unknown, expired and revoked look alike."""
+        if self._clock.monotonic() >= self._look_again_s:
+            await self._look_at_revision()
         key = hashlib.sha256(text.encode()).digest()
         token = self._remembered.get(key)
         if token is None:
+            generation = self._generation
             token = await self._look_up(text)
             if token is None:
                 return None
-            if len(self._remembered) >= REMEMBERED_MAX:
-                self._remembered.clear()
-            self._remembered[key] = token
+            if generation == self._generation:  # otherwise it may have ended while it was looked up
+                if len(self._remembered) >= REMEMBERED_MAX:
+                    self.forget()
+                self._remembered[key] = token
         if token.expires_ms is not None and token.expires_ms <= now_ms(self._clock):
             return None
         return token
 
     def forget(self) -> None:
-        """Tokens have ended elsewhere, with their app: look all of them up again."""
+        """Tokens have ended, for example with their app: look all of them up again."""
         self._remembered.clear()
+        self._generation += 1
+
+    async def _look_at_revision(self) -> None:
+        """One at a time: who waited finds that another has looked."""
+        async with self._looking:
+            begun_s = self._clock.monotonic()
+            if begun_s < self._look_again_s:
+                return
+            revision = await read_revision(self._db)
+            if revision != self._revision:
+                self._revision = revision
+                self.forget()
+            self._look_again_s = begun_s + REVISION_TTL_S
 
     async def _look_up(self, text: str) -> Token | None:
         prefix, _, rest = text.partition("_")
@@ -137,6 +162,7 @@ class Tokens:
                 revoked_ms,
                 token_id,
             )
+            await count_end(tx)
             return revoked is not None
 
         revoked = await self._db.transact(job)
@@ -154,6 +180,7 @@ class Tokens:
                 name,
                 keep,
             )
+            await count_end(tx)
 
         await self._db.transact(job)
         self.forget()

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from midge.central.apps import AppNameTaken
+from midge.central.database import Row, Value
 from midge.central.organizations import PERSONAL
 from midge.central.store import Central
+from midge.central.tokens import REVISION_TTL_S
 from midge.errors import Conflict, NotFound
 from midge.testing.fake_clock import FakeClock
 
@@ -120,5 +122,44 @@ async def test_tokens_of_an_app_go_with_it(central: Central) -> None:
     token = await central.tokens.verify(text)
     assert token is not None and token.app == "web"
     await central.apps.finish_delete(app)
-    central.tokens.forget()
+    assert await central.tokens.verify(text) is None
+
+
+async def test_a_token_that_another_process_ended_is_refused_soon(
+    central: Central, clock: FakeClock, tmp_path: Path
+) -> None:
+    personal = await central.organizations.get(PERSONAL)
+    app = await central.apps.create(personal, "web", network="n")
+    texts = [
+        await central.tokens.create("one"),
+        await central.tokens.create("many"),
+        await central.tokens.create("deploy", organization=personal, app=app),
+    ]
+    async with Central(tmp_path / "central.db", clock=clock) as other:
+        ends = (
+            lambda: other.tokens.revoke(texts[0].split("_")[1]),
+            lambda: other.tokens.revoke_named("many", keep=""),
+            lambda: other.apps.finish_delete(app),
+        )
+        for text, end in zip(texts, ends, strict=True):
+            assert await central.tokens.verify(text) is not None
+            await end()
+            assert await other.tokens.verify(text) is None
+            clock.advance(REVISION_TTL_S)
+            assert await central.tokens.verify(text) is None
+
+
+async def test_a_token_that_ends_while_it_is_looked_up_is_not_remembered(central: Central) -> None:
+    text = await central.tokens.create("t")
+    fetch_one = central.database.fetch_one
+
+    async def fetch_while_it_ends(sql: str, *parameters: Value) -> Row | None:
+        row = await fetch_one(sql, *parameters)
+        if "FROM tokens" in sql:
+            central.database.fetch_one = fetch_one  # type: ignore[method-assign]
+            await central.tokens.revoke(text.split("_")[1])
+        return row
+
+    central.database.fetch_one = fetch_while_it_ends  # type: ignore[method-assign]  # the race, made to happen
+    await central.tokens.verify(text)
     assert await central.tokens.verify(text) is None
