@@ -22,12 +22,12 @@ class Central:
     """The tables of the central store, on one database.
 
     Args:
-        path: of the SQLite file; its directory exists.
+        database: where they are; a path is that of a SQLite file in a directory that exists.
     """
 
-    def __init__(self, path: Path, *, clock: Clock | None = None) -> None:
+    def __init__(self, database: Path | CentralDatabase, *, clock: Clock | None = None) -> None:
         self._clock = clock or SystemClock()
-        self.database: CentralDatabase = SqliteDatabase(path)
+        self.database: CentralDatabase = SqliteDatabase(database) if isinstance(database, Path) else database
         self.organizations = Organizations(self.database)
         self.tokens = Tokens(self.database, self._clock)
         self.apps = Apps(self.database, self._clock, tokens_ended=self.tokens.forget)

@@ -62,19 +62,20 @@ def migrate(connection: apsw.Connection, folder: Path, path: Path) -> None:
                 "CREATE TABLE IF NOT EXISTS schema_migrations(number INTEGER PRIMARY KEY, name TEXT, sha256 TEXT)"
             )
             connection.execute(sql)
-            connection.execute("INSERT INTO schema_migrations VALUES(?,?,?)", (number, name, _digest(sql)))
+            connection.execute("INSERT INTO schema_migrations VALUES(?,?,?)", (number, name, digest(sql)))
             connection.execute(f"PRAGMA user_version={number}")
 
 
 def _check_applied(connection: apsw.Connection, migrations: list[tuple[int, str, str]], path: Path) -> None:
     applied = dict(connection.execute("SELECT number, sha256 FROM schema_migrations"))
     for number, name, sql in migrations:
-        if applied.get(number) != _digest(sql):
+        if applied.get(number) != digest(sql):
             raise SchemaChanged(
                 f"{path}: migration {name} differs from the one applied to it",
                 hint="run the midge that wrote this database",
             )
 
 
-def _digest(sql: str) -> str:
+def digest(sql: str) -> str:
+    """How a migration is known again."""
     return hashlib.sha256(sql.encode()).hexdigest()

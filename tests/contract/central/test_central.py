@@ -2,36 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
 from pathlib import Path
 
 import pytest
 
 from midge.central.apps import AppNameTaken
-from midge.central.database import Row, Value
+from midge.central.database import Row, Transaction, Value
 from midge.central.organizations import PERSONAL
 from midge.central.store import Central
 from midge.central.tokens import REVISION_TTL_S
 from midge.errors import Conflict, NotFound
 from midge.testing.fake_clock import FakeClock
 
+from .conftest import MakeCentral
+
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
-@pytest.fixture
-async def central(tmp_path: Path, clock: FakeClock) -> AsyncIterator[Central]:
-    async with Central(tmp_path / "central.db", clock=clock) as opened:
-        yield opened
-
-
-async def test_personal_exists_from_the_start_and_only_once(tmp_path: Path) -> None:
+async def test_personal_exists_from_the_start_and_only_once(make_central: MakeCentral) -> None:
     for _ in range(2):
-        async with Central(tmp_path / "central.db") as central:
+        async with make_central() as central:
             assert (await central.organizations.get(PERSONAL)).slug == "personal"
             assert (await central.organizations.get("")).slug == "personal"
 
@@ -97,6 +88,8 @@ async def test_a_token_is_known_by_its_text_alone(central: Central, tmp_path: Pa
         f"fm2_{token_id}_{secret}",
     ):
         assert await central.tokens.verify(wrong) is None
+    rows = await central.database.fetch("SELECT * FROM tokens")
+    assert secret not in str(rows)
     await central.aclose()
     files = b"".join(path.read_bytes() for path in tmp_path.glob("central.db*"))
     assert secret.encode() not in files
@@ -126,7 +119,7 @@ async def test_tokens_of_an_app_go_with_it(central: Central) -> None:
 
 
 async def test_a_token_that_another_process_ended_is_refused_soon(
-    central: Central, clock: FakeClock, tmp_path: Path
+    central: Central, clock: FakeClock, make_central: MakeCentral
 ) -> None:
     personal = await central.organizations.get(PERSONAL)
     app = await central.apps.create(personal, "web", network="n")
@@ -135,7 +128,7 @@ async def test_a_token_that_another_process_ended_is_refused_soon(
         await central.tokens.create("many"),
         await central.tokens.create("deploy", organization=personal, app=app),
     ]
-    async with Central(tmp_path / "central.db", clock=clock) as other:
+    async with make_central() as other:
         ends = (
             lambda: other.tokens.revoke(texts[0].split("_")[1]),
             lambda: other.tokens.revoke_named("many", keep=""),
@@ -163,3 +156,45 @@ async def test_a_token_that_ends_while_it_is_looked_up_is_not_remembered(central
     central.database.fetch_one = fetch_while_it_ends  # type: ignore[method-assign]  # the race, made to happen
     await central.tokens.verify(text)
     assert await central.tokens.verify(text) is None
+
+
+async def test_at_the_same_moment_one_gets_the_name(make_central: MakeCentral) -> None:
+    async with make_central() as one, make_central() as other:
+        personal = await one.organizations.get(PERSONAL)
+        made = await asyncio.gather(
+            *(each.apps.create(personal, "web", network="n") for each in (one, other) * 4),
+            return_exceptions=True,
+        )
+        assert sum(isinstance(each, AppNameTaken) for each in made) == 7
+        again = await asyncio.gather(
+            *(
+                each.apps.create(personal, "key", network="n", idempotency_key="k")
+                for each in (one, other) * 4
+            )
+        )
+        assert len({app.id for app in again}) == 1
+        holders = await asyncio.gather(
+            *(
+                each.machines.reserve(again[0], f"{n:014d}", "m", region="r", host="h")
+                for n, each in enumerate((one, other) * 4)
+            )
+        )
+        assert [holder is None for holder in holders].count(True) == 1
+
+
+async def test_names_sort_by_their_bytes(central: Central) -> None:
+    personal = await central.organizations.get(PERSONAL)
+    for name in ("b", "a-b", "ab", "a1"):
+        await central.apps.create(personal, name, network="n", role="x" if name == "b" else "")
+    assert [app.name for app in await central.apps.of_organization(PERSONAL)] == ["a-b", "a1", "ab", "b"]
+    assert [app.name for app in await central.apps.of_organization(PERSONAL, role="x")] == ["b"]
+
+
+async def test_a_job_that_raises_leaves_nothing(central: Central) -> None:
+    async def job(tx: Transaction) -> None:
+        await tx.fetch("INSERT INTO revisions(name, value) VALUES($1, 1)", "x")
+        raise NotFound("on purpose")
+
+    with pytest.raises(NotFound):
+        await central.database.transact(job)
+    assert await central.database.fetch_one("SELECT 1 FROM revisions WHERE name=$1", "x") is None
