@@ -17,8 +17,12 @@ from midge.machine.config import MachineConfig
 from midge.worker.host import EventView, ImageRefView, LeaseView
 
 # Types of the host's protocol, by the names the Machines API has for them.
-_NAMES = {EventView: "MachineEvent", ImageRefView: "ImageRef", LeaseView: "Lease"}
+_NAMES = {
+    kind.__name__: name
+    for kind, name in ((EventView, "MachineEvent"), (ImageRefView, "ImageRef"), (LeaseView, "Lease"))
+}
 _REF = "#/components/schemas/{name}"
+_REFS = {_REF.format(name=kind): _REF.format(name=name) for kind, name in _NAMES.items()}
 _STATUS_TEXT = {
     101: "the websocket is open",
     400: "the request is malformed",
@@ -76,13 +80,19 @@ def _schemas(routes: list[Route]) -> tuple[dict[Any, dict[str, Any]], dict[str, 
         if route.query is not None:
             types.append(route.query.kind)
     schemas, components = msgspec.json.schema_components(types, ref_template=_REF)
-    text = msgspec.json.encode([schemas, components]).decode()
+    components = {name: _renamed(component) for name, component in components.items()}
     for kind, name in _NAMES.items():
-        text = text.replace(f'schemas/{kind.__name__}"', f'schemas/{name}"')
-        text = text.replace(f'"{kind.__name__}":{{', f'"{name}":{{')
-        text = text.replace(f'"title":"{kind.__name__}"', f'"title":"{name}"')
-    renamed_schemas, renamed_components = msgspec.json.decode(text)
-    return _by_type(types, renamed_schemas), renamed_components
+        components[name] = components.pop(kind) | {"title": name}
+    return _by_type(types, [_renamed(schema) for schema in schemas]), components
+
+
+def _renamed(schema: Any) -> Any:
+    """The schema, with references to components by the names the Machines API has for them."""
+    if isinstance(schema, dict):
+        return {key: _renamed(value) for key, value in schema.items()}
+    if isinstance(schema, (list, tuple)):
+        return [_renamed(item) for item in schema]
+    return _REFS.get(schema, schema) if isinstance(schema, str) else schema
 
 
 def _by_type(types: list[Any], schemas: list[dict[str, Any]]) -> dict[Any, dict[str, Any]]:
