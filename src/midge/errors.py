@@ -7,6 +7,7 @@ MidgeError                        code, status, hint: what API and CLI show
 ├── Forbidden           403       the token does not reach this object
 ├── NotFound            404       no such object
 │   └── ImageNotFound   404       no such image, here or in its registry
+├── MethodNotAllowed    405       the path is there, but not for this method
 ├── Conflict            409       somebody else changed or holds the object
 │   ├── NameTaken       409 / 422
 │   └── LeaseHeld       409
@@ -93,6 +94,11 @@ class NotFound(MidgeError):
 
 class ImageNotFound(NotFound):
     code = "image_not_found"
+
+
+class MethodNotAllowed(MidgeError):
+    code = "method_not_allowed"
+    status = 405
 
 
 class Conflict(MidgeError):

@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Sequence
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from starlette.types import Receive
+from starlette.requests import HTTPConnection, Request
 
 from midge.api.principal import Principal
 
@@ -24,31 +24,42 @@ current_request_id: ContextVar[str] = ContextVar("midge_request_id", default="")
 
 
 class Call(Generic[Q, B]):
-    """One request: `query` and `body` are decoded, `path` holds the parameters of the path by name."""
+    """One request: `query` and `body` are decoded, `path` holds the parameters of the path by name.
 
-    __slots__ = ("body", "headers", "path", "principal", "query", "receive", "services")
+    `connection` is starlette's view of it: a Request, or a WebSocket that is not accepted yet.
+    """
+
+    __slots__ = ("body", "connection", "headers", "path", "principal", "query", "services")
 
     def __init__(
         self,
         services: Services,
         principal: Principal,
         path: dict[str, str],
-        headers: Headers,
+        connection: HTTPConnection,
         query: Q,
         body: B,
-        receive: Receive,
     ) -> None:
         self.services = services
         self.principal = principal
         self.path = path
-        self.headers = headers
+        self.connection = connection
+        self.headers: Headers = connection.scope["headers"]
         self.query = query
         self.body = body
-        self.receive = receive
 
     def header(self, name: bytes) -> str:
         """A request header by its lower-case name; empty if absent."""
         return find_header(self.headers, name)
+
+    def chunks(self) -> AsyncGenerator[bytes, None]:
+        """The body of a `raw_body` route, piece by piece.
+
+        Raises:
+            ClientDisconnect: it broke off.
+        """
+        assert isinstance(self.connection, Request)
+        return self.connection.stream()
 
     @property
     def nonce(self) -> str:

@@ -127,7 +127,7 @@ async def _relay(socket: WebSocket, session: ExecSession) -> ExecExit:
     """Both directions until the command has ended.
 
     Raises:
-        Disconnected: the client left; leaving the session kills the command.
+        WebSocketDisconnect: the client left; leaving the session kills the command.
     """
     output = asyncio.create_task(_output(socket, session))
     inbound = asyncio.create_task(_input(socket, session))

@@ -20,7 +20,6 @@ from msgspec import Meta
 from midge.api.call import Call, Stream
 from midge.api.images_port import ImagesPort
 from midge.api.route import Routes
-from midge.api.send import body_chunks
 from midge.api.services import Services
 from midge.errors import (
     Conflict,
@@ -182,7 +181,7 @@ async def _receive_upload(call: Call[ImportQuery, None]) -> Path:
     fd, name = tempfile.mkstemp(prefix="import-", suffix=".tar", dir=upload_dir)
     path, size, pending = Path(name), 0, bytearray()
     try:
-        async for chunk in body_chunks(call.receive):
+        async for chunk in call.chunks():
             size += len(chunk)
             if size > UPLOAD_BYTES_MAX:
                 raise TooLarge(

@@ -176,7 +176,10 @@ class _Node:
 
 
 class Router:
-    """Finds the route of a method and a raw (still percent-encoded) path."""
+    """Finds the route of a method and a raw (still percent-encoded) path.
+
+    A HEAD is answered by the route of the GET.
+    """
 
     def __init__(self, routes: Iterable[Route]) -> None:
         self._root = _Node()
@@ -208,7 +211,24 @@ class Router:
         taken[route.method] = route
 
     def find(self, method: str, raw_path: str) -> tuple[Route, dict[str, str]] | None:
-        """The route and its path parameters, percent-decoded; None when nothing is there."""
+        """The route and its path parameters, percent-decoded; None when nothing is there for this method."""
+        here = self._walk(raw_path)
+        if here is None:
+            return None
+        routes, values = here
+        found = routes.get("GET" if method == "HEAD" else method)
+        if found is None:
+            return None
+        return found, dict(zip(found.names, values, strict=True))
+
+    def allowed(self, raw_path: str) -> list[str]:
+        """The HTTP methods of a path, sorted; empty if there is nothing, or only a websocket."""
+        here = self._walk(raw_path)
+        methods = set() if here is None else here[0].keys() - {"WEBSOCKET"}
+        return sorted(methods | {"HEAD"} if "GET" in methods else methods)
+
+    def _walk(self, raw_path: str) -> tuple[dict[str, Route], list[str]] | None:
+        """What is declared on a path, by method, and the values of its parameters."""
         segments = raw_path.split("/", PATH_SEGMENTS_MAX)[1:]
         node, values = self._root, []
         for index, segment in enumerate(segments):
@@ -218,13 +238,9 @@ class Router:
             elif segment and node.parameter is not None:
                 values.append(unquote(segment) if "%" in segment else segment)
                 node = node.parameter
-            elif segment and method in node.tail:
+            elif segment and node.tail:
                 values.append(unquote("/".join(segments[index:])))
-                route = node.tail[method]
-                return route, dict(zip(route.names, values, strict=True))
+                return node.tail, values
             else:
                 return None
-        found = node.routes.get(method)
-        if found is None:
-            return None
-        return found, dict(zip(found.names, values, strict=True))
+        return node.routes, values

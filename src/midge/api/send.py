@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import Awaitable
 from contextlib import aclosing
 from typing import Any, TypeVar
 
 import structlog
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response
 from starlette.types import Receive, Send
 
 from midge.api.call import Stream
@@ -20,20 +22,16 @@ RawHeaders = list[tuple[bytes, bytes]]
 _log = structlog.get_logger("midge.api")
 
 
-class ClientGone(Exception):
-    """The client went away before it was answered."""
-
-
 async def read_body(receive: Receive, limit_bytes: int) -> bytes:
-    """The whole body.
+    """The whole body. By hand, since Request.stream costs about five microseconds more.
 
     Raises:
         TooLarge: it has more than `limit_bytes`; what is left of it is not read.
-        ClientGone: it broke off.
+        ClientDisconnect: it broke off.
     """
     message = await receive()
     if message["type"] == "http.disconnect":
-        raise ClientGone
+        raise ClientDisconnect
     body: bytes = message.get("body", b"")
     if not message.get("more_body", False) and len(body) <= limit_bytes:
         return body
@@ -41,7 +39,7 @@ async def read_body(receive: Receive, limit_bytes: int) -> bytes:
     while size <= limit_bytes and message.get("more_body", False):
         message = await receive()
         if message["type"] == "http.disconnect":
-            raise ClientGone
+            raise ClientDisconnect
         parts.append(message.get("body", b""))
         size += len(parts[-1])
     if size > limit_bytes:
@@ -49,30 +47,11 @@ async def read_body(receive: Receive, limit_bytes: int) -> bytes:
     return b"".join(parts)
 
 
-async def body_chunks(receive: Receive) -> AsyncIterator[bytes]:
-    """The body piece by piece, for uploads.
-
-    Raises:
-        ClientGone: it broke off.
-    """
-    more = True
-    while more:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise ClientGone
-        more = message.get("more_body", False)
-        if chunk := message.get("body", b""):
-            yield chunk
-
-
-async def send_body(send: Send, status: int, headers: RawHeaders, content_type: bytes, body: bytes) -> None:
-    """A whole answer; `headers` is extended in place."""
-    if body or status != 204:
-        headers.append((b"content-length", str(len(body)).encode()))
-    if body:
-        headers.append((b"content-type", content_type))
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+def whole(status: int, headers: RawHeaders, content_type: str, body: bytes) -> Response:
+    """An answer that is sent in one piece, to a request or instead of a websocket."""
+    response = Response(body, status, media_type=content_type if body else None)
+    response.raw_headers += headers
+    return response
 
 
 async def send_stream(
@@ -99,7 +78,7 @@ async def send_stream(
         await send({"type": "http.response.start", "status": stream.status, "headers": headers})
         try:
             await until_gone(pump(), receive, stopping)
-        except ClientGone:
+        except ClientDisconnect:
             return
         except Unavailable:
             pass  # stopping: the stream ends in order
@@ -110,7 +89,7 @@ async def until_gone(work: Awaitable[T], receive: Receive, stopping: asyncio.Eve
     """Runs `work` for as long as somebody waits for it.
 
     Raises:
-        ClientGone: nobody does any more.
+        ClientDisconnect: nobody does any more.
         Unavailable: the server is shutting down.
     """
 
@@ -139,5 +118,5 @@ async def until_gone(work: Awaitable[T], receive: Receive, stopping: asyncio.Eve
         result: T = main.result()
         return result
     if client.done() and not client.cancelled():
-        raise ClientGone
+        raise ClientDisconnect
     raise Unavailable("the server is shutting down", hint="try again in a moment")

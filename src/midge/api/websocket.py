@@ -6,12 +6,14 @@ that a client reads the reason and not just "403".
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
 from typing import Any
 
 import msgspec
 import structlog
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
+from starlette.websockets import WebSocket as Connection
+from starlette.websockets import WebSocketDisconnect, WebSocketState
 
 import midge
 from midge.api.auth import authenticate
@@ -20,35 +22,33 @@ from midge.api.codec import decode_json
 from midge.api.errors import body_of, internal_error
 from midge.api.principal import NOBODY
 from midge.api.route import Route
+from midge.api.send import RawHeaders, whole
 from midge.api.services import Services
 from midge.api.single import single
 from midge.errors import InvalidInput, MidgeError, NotFound
 
 ACCEPTED = 101
 CLOSE_NORMAL = 1000
+CLOSE_ABNORMAL = 1006  # the client went without a word
 CLOSE_INTERNAL = 1011
 
 _log = structlog.get_logger("midge.api")
 
 
-class Disconnected(Exception):
-    """The client has closed the websocket."""
-
-
 class WebSocket:
-    """One accepted websocket. `receive` and `send_*` raise Disconnected when the client is gone."""
+    """One accepted websocket: starlette's, with messages that are decoded and encoded as the api does.
 
-    def __init__(self, receive: Receive, send: Send) -> None:
-        self._receive = receive
-        self._send = send
-        self._open = True
+    `receive` and `send_*` raise WebSocketDisconnect when the client is gone.
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
 
     async def receive(self) -> str | bytes:
         """The next message, text or bytes."""
-        message = await self._receive()
+        message = await self._connection.receive()
         if message["type"] == "websocket.disconnect":
-            self._open = False
-            raise Disconnected
+            raise WebSocketDisconnect(message.get("code", CLOSE_ABNORMAL))
         text: str | None = message.get("text")
         return text if text is not None else bytes(message["bytes"])
 
@@ -73,22 +73,26 @@ class WebSocket:
         await self._transmit({"type": "websocket.send", "text": text})
 
     async def close(self, code: int = CLOSE_NORMAL, reason: str = "") -> None:
-        """Closes; does nothing if the client was first."""
+        """Closes; does nothing if it is closed already, by either side."""
         if self._open:
-            self._open = False
-            try:
-                await self._send({"type": "websocket.close", "code": code, "reason": reason[:120]})
-            except (OSError, RuntimeError):
-                return
+            with contextlib.suppress(WebSocketDisconnect):
+                await self._transmit({"type": "websocket.close", "code": code, "reason": reason[:120]})
 
-    async def _transmit(self, message: dict[str, Any]) -> None:
+    @property
+    def _open(self) -> bool:
+        connection = self._connection
+        return connection.client_state is connection.application_state is WebSocketState.CONNECTED
+
+    async def _transmit(self, message: Message) -> None:
         if not self._open:
-            raise Disconnected
+            raise WebSocketDisconnect(CLOSE_ABNORMAL)
         try:
-            await self._send(message)
-        except (OSError, RuntimeError) as error:
-            self._open = False
-            raise Disconnected from error
+            await self._connection.send(message)
+        except (
+            RuntimeError
+        ) as error:  # uvicorn's, if the client left in this moment; OSError is starlette's matter
+            self._connection.application_state = WebSocketState.DISCONNECTED
+            raise WebSocketDisconnect(CLOSE_ABNORMAL) from error
 
 
 async def serve_websocket(
@@ -100,7 +104,8 @@ async def serve_websocket(
     send: Send,
 ) -> int:
     """Runs one websocket request to its end; returns a status for the metrics."""
-    await receive()  # websocket.connect
+    connection = Connection(scope, receive, send)
+    await connection.receive()  # websocket.connect
     handshake = [(b"fly-request-id", request_id.encode()), (b"server", f"Midge/{midge.__version__}".encode())]
     try:
         if found is None:
@@ -111,23 +116,23 @@ async def serve_websocket(
             header = find_header(scope["headers"], b"authorization")
             principal = await authenticate(header, services.central.tokens)
         query = None if route.query is None else route.query.decode(scope["query_string"])
-        call = Call(services, principal, path, scope["headers"], query, None, receive)
+        call = Call(services, principal, path, connection, query, None)
         handler = await route.handler(call)
     except MidgeError as error:
-        await _refuse(error, handshake, scope, send)
+        await _refuse(error, handshake, connection)
         return error.status
     except Exception:
         _log.exception("websocket handshake failed", request_id=request_id)
-        await _refuse(internal_error(request_id), handshake, scope, send)
+        await _refuse(internal_error(request_id), handshake, connection)
         return 500
-    await send({"type": "websocket.accept", "headers": handshake})
-    return await _run(handler, WebSocket(receive, send), request_id)
+    await connection.accept(headers=handshake)
+    return await _run(handler, WebSocket(connection), request_id)
 
 
 async def _run(handler: Any, socket: WebSocket, request_id: str) -> int:
     try:
         await single(handler(socket))
-    except Disconnected:
+    except WebSocketDisconnect:
         return ACCEPTED
     except MidgeError as error:
         await _report(socket, error)
@@ -143,22 +148,14 @@ async def _run(handler: Any, socket: WebSocket, request_id: str) -> int:
 async def _report(socket: WebSocket, error: MidgeError) -> None:
     try:
         await socket.send_text(body_of(error).decode())
-    except Disconnected:
+    except WebSocketDisconnect:
         return
     await socket.close(CLOSE_INTERNAL if error.status >= 500 else CLOSE_NORMAL, str(error))
 
 
-async def _refuse(
-    error: MidgeError, headers: list[tuple[bytes, bytes]], scope: Mapping[str, Any], send: Send
-) -> None:
-    if "websocket.http.response" not in scope.get("extensions", {}):
-        await send({"type": "websocket.close", "code": CLOSE_INTERNAL})
-        return
-    body = body_of(error)
-    headers = [
-        *headers,
-        (b"content-type", b"application/json"),
-        (b"content-length", str(len(body)).encode()),
-    ]
-    await send({"type": "websocket.http.response.start", "status": error.status, "headers": headers})
-    await send({"type": "websocket.http.response.body", "body": body})
+async def _refuse(error: MidgeError, headers: RawHeaders, connection: Connection) -> None:
+    if "websocket.http.response" in connection.scope.get("extensions", {}):
+        response = whole(error.status, headers, "application/json", body_of(error))
+        await connection.send_denial_response(response)
+    else:
+        await connection.close(CLOSE_INTERNAL)

@@ -16,6 +16,7 @@ from midge.api.services import Services
 from .schema import check
 
 _BODYLESS = (202, 204)
+_ERROR = {"$ref": "#/components/schemas/ErrorBody"}
 
 
 @cache
@@ -66,9 +67,15 @@ class CheckedClient:
         found = self.api.router.find(
             response.request.method, response.request.url.raw_path.decode().partition("?")[0]
         )
+        head = response.request.method == "HEAD"
         if found is None:
+            if response.status_code == 405:
+                assert response.headers["allow"]
+                if not head:
+                    check(response.json(), _ERROR, self.document["components"]["schemas"])
+                return
             assert response.status_code == 404
-            assert response.text == "404 page not found\n"
+            assert response.text == ("" if head else "404 page not found\n")
             return
         route, _ = found
         operation = self.document["paths"][route.path.replace("...}", "}")][route.method.lower()]
@@ -83,7 +90,9 @@ class CheckedClient:
         content = described["content"]
         media_type = response.headers["content-type"].partition(";")[0]
         assert media_type in content, where
-        if media_type == "application/json":
+        if head:
+            assert response.content == b"", where
+        elif media_type == "application/json":
             check(response.json(), content[media_type]["schema"], self.document["components"]["schemas"])
 
     async def aclose(self) -> None:

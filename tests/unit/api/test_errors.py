@@ -27,10 +27,9 @@ pytestmark = pytest.mark.anyio
         ("GET", "/v1/apps/web/"),
         ("GET", "/v1/nothing"),
         ("GET", "//v1/apps"),
-        ("PUT", "/v1/apps"),
-        ("DELETE", "/v1/apps"),
-        ("HEAD", "/v1/apps"),
-        ("POST", "/v1/apps/web/machines/1/wait"),
+        ("HEAD", "/v1/nothing"),
+        ("OPTIONS", "/v1/nothing"),
+        ("PUT", "/v1/apps/web/machines/1/exec/ws"),
         ("GET", "/v1/apps/web/machines/1/exec/ws"),
         ("GET", "/" + "a/" * 100),
         ("GET", "/v1/apps/a%2Fmachines"),
@@ -47,6 +46,53 @@ async def test_what_is_not_routed_is_a_plain_404_before_any_token(
     assert answer.headers["content-type"].startswith("text/plain")
     assert answer.text == ("" if method == "HEAD" else "404 page not found\n")
     assert answer.headers["fly-request-id"]
+
+
+@pytest.mark.parametrize(
+    ("method", "url", "allow"),
+    [
+        ("PUT", "/v1/apps", "GET, HEAD, POST"),
+        ("DELETE", "/v1/apps", "GET, HEAD, POST"),
+        ("OPTIONS", "/v1/apps", "GET, HEAD, POST"),
+        ("POST", "/v1/apps/web/machines/1/wait", "GET, HEAD"),
+        ("GET", "/v1/apps/web/machines/1/start", "POST"),
+        ("HEAD", "/v1/apps/web/machines/1/start", "POST"),
+        ("WEBSOCKET", "/v1/apps", "GET, HEAD, POST"),
+    ],
+)
+async def test_a_wrong_method_answers_405_before_any_token(
+    anonymous: CheckedClient, method: str, url: str, allow: str
+) -> None:
+    answer = await anonymous.request(method, url)
+    assert answer.status_code == 405
+    assert answer.headers["allow"] == allow
+    assert answer.headers["content-type"] == "application/json"
+    if method != "HEAD":
+        assert answer.json() == {
+            "error": f"method {method} is not allowed here",
+            "code": "method_not_allowed",
+            "hint": f"this path takes {allow}",
+        }
+
+
+async def test_a_request_cannot_name_itself_a_websocket(client: CheckedClient, url: str) -> None:
+    answer = await client.http.request("WEBSOCKET", f"{url}/exec/ws")
+    assert (answer.status_code, answer.text) == (404, "404 page not found\n")
+
+
+async def test_a_head_answers_as_a_get_without_the_body(client: CheckedClient, url: str) -> None:
+    # A log that is followed has no end: its head comes all the same.
+    for path in (url, f"{url}/logs?follow=true", "/v1/apps/nope"):
+        head = await client.request("HEAD", path)
+        assert head.content == b"", path
+        if "follow" in path:
+            assert (head.status_code, head.headers["content-type"]) == (200, "application/x-ndjson")
+            continue
+        got = await client.get(path)
+        told = ("content-type", "content-length")
+        assert head.status_code == got.status_code, path
+        assert [head.headers[name] for name in told] == [got.headers[name] for name in told], path
+        assert int(head.headers["content-length"]) == len(got.content)
 
 
 @pytest.mark.parametrize(

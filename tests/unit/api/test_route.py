@@ -90,6 +90,26 @@ def test_paths_are_not_found(method: str, path: str) -> None:
     assert Router(declared().routes).find(method, path) is None
 
 
+@pytest.mark.parametrize(
+    ("path", "methods"),
+    [
+        ("/a/1", ["GET", "HEAD", "POST"]),
+        ("/a/fixed", ["GET", "HEAD"]),
+        ("/files/a/b", ["GET", "HEAD"]),
+        ("/files/", []),
+        ("/a", []),
+    ],
+)
+def test_a_path_tells_its_methods(path: str, methods: list[str]) -> None:
+    assert Router(declared().routes).allowed(path) == methods
+
+
+def test_a_head_takes_the_route_of_the_get() -> None:
+    router = Router(declared().routes)
+    assert router.find("HEAD", "/a/1") == router.find("GET", "/a/1")
+    assert router.find("HEAD", "/files/a") == router.find("GET", "/files/a")
+
+
 def test_a_route_is_declared_once() -> None:
     routes = declared().routes
     with pytest.raises(ValueError, match="declared twice"):
