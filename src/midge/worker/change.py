@@ -24,6 +24,7 @@ class Change:
     """What one write holds.
 
     Attributes:
+        new: the machine has no row yet.
         whole: write every column and the version, not just what a change of state touches.
         forget_version: a version that never came to life.
         replace_version_config: the version's configuration changes without a new version (metadata).
@@ -32,6 +33,7 @@ class Change:
     machine: Machine
     events: list[EventView] = field(default_factory=list)
     runs: list[Run] = field(default_factory=list)
+    new: bool = False
     whole: bool = False
     forget_version: str = ""
     replace_version_config: bool = False
@@ -58,7 +60,10 @@ async def commit(parts: Parts, change: Change) -> None:
     prune = machine.seq % table.PRUNE_EVERY == 0  # every change has the next `seq`
 
     def job(connection: Any) -> None:
-        (table.update_all if change.whole else table.update_hot)(connection, columns)
+        if change.new:
+            table.insert_machine(connection, machine)
+        else:
+            (table.update_all if change.whole else table.update_hot)(connection, columns)
         if change.whole:
             version = (machine.id, machine.version, machine.config_json)
             table.insert_version(connection, *version, replace=change.replace_version_config)

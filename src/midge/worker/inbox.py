@@ -7,15 +7,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from midge.errors import Unavailable
-from midge.lifecycle.admission import Capacity, Facts
 from midge.lifecycle.states import Request, State
 from midge.machine.spec import ExitStatus
 from midge.operations.model import Outcome
 from midge.worker.edits import Edit
 from midge.worker.operations.context import Context
-from midge.worker.parts import Parts
 from midge.worker.record import Machine
-from midge.worker.requests import NewVersion, Params
+from midge.worker.requests import Params
 from midge.worker.trace import PhaseTrace
 
 INBOX_MAX = 256  # requests waiting for one machine; more are refused
@@ -142,23 +140,6 @@ class Inbox:
                 waiting.answer.set_exception(error)
         self._asks.clear()
         self._later.clear()
-
-
-def facts(ask: Ask, machine: Machine, parts: Parts) -> Facts:
-    """What admission may look at. No lease stands against what follows from the machine's own fate."""
-    return Facts(
-        machine_id=machine.id,
-        state=machine.state,
-        request=ask.request,
-        now_ns=parts.clock.now_ns(),
-        nonce=ask.nonce,
-        lease=None if ask.internal else machine.lease,
-        memory_mb=machine.memory_mb,
-        new_memory_mb=ask.params.launch_memory_mb if isinstance(ask.params, NewVersion) else 0,
-        capacity=Capacity(parts.free_mb()),
-        suspends=parts.driver.capabilities.suspend != "none",
-        story=machine.story,
-    )
 
 
 def fail(done: asyncio.Future[None], error: BaseException) -> None:

@@ -1,10 +1,14 @@
 """The one task that changes a machine.
 
 ```
-   requests (api, proxy, policy) ──► ┌───────┐   admission → table → begin(run) ─────► operation (child task)
-   reports (guest exit, run ended) ─►│ inbox │── reports first ──► finish(run) ◄─────── outcome
-                                     └───────┘   each change: one durable write, then published
+   requests (api, proxy, policy) ──► ┌───────┐                        ┌─► begin(run) ──► operation (child task)
+   reports (guest exit, run ended) ─►│ inbox │── reports first ─► turn ┤                      │ outcome
+                    ▲                └───────┘   (pure: midge.worker.turn) └─► finish(run)    │
+                    └─────────────────────────────────────────────────────────────────────────┘
 ```
+
+What a message leads to is decided by `turn.decide_turn`; the owner carries it out: each change is one durable write,
+then published.
 
 An owner exists while its machine runs, has an operation under way, or has messages waiting; a machine at rest has
 none. What is in memory follows what is on disk: a change is written first, and only then seen by others. A change
@@ -20,26 +24,30 @@ from typing import Any
 import structlog
 
 from midge.errors import MidgeError, Unavailable, chain
-from midge.lifecycle.admission import admit
 from midge.lifecycle.states import Request, State
-from midge.lifecycle.table import Join, Later, Next, Nothing, decide, settle
 from midge.machine.spec import ExitStatus
-from midge.operations.engine import error_as_data
 from midge.operations.model import Run
-from midge.worker import edits
 from midge.worker.change import Change, commit, record_refusal
 from midge.worker.edits import Edit
-from midge.worker.exits import consequence
-from midge.worker.inbox import Accepted, Ask, Call, CreateFailed, Ended, Exit, Inbox, Report, facts, seen
-from midge.worker.operations import update
+from midge.worker.inbox import Accepted, Ask, Call, CreateFailed, Ended, Exit, Inbox, Report, seen
 from midge.worker.operations.finish import Follow, count
-from midge.worker.operations.journal import DestroyInput, Input
-from midge.worker.operations.registry import OPERATIONS
 from midge.worker.parts import Parts
-from midge.worker.record import Machine, merged
-from midge.worker.requests import NewVersion, Params, input_of
+from midge.worker.record import Machine
+from midge.worker.requests import Params
 from midge.worker.runner import Runner
 from midge.worker.trace import PhaseTrace, received_at
+from midge.worker.turn import (
+    Already,
+    Begin,
+    Finish,
+    Joined,
+    Keep,
+    Situation,
+    Waits,
+    Write,
+    decide_turn,
+    take_back,
+)
 from midge.worker.watch import Watch
 
 # A report that could not be written is repeated: after 1, 2, 4 … seconds, in all for about a quarter of an hour.
@@ -152,7 +160,7 @@ class Owner:
     async def _handle(self, message: Ask | Call) -> None:
         try:
             if isinstance(message, Call):
-                result: Any = await self._edit(message.edit)
+                result: Any = await self._edit(message)
             else:
                 result = await self._request(message)
                 if result is None:
@@ -169,54 +177,51 @@ class Owner:
             message.answer.set_result(result)
 
     async def _request(self, ask: Ask) -> Accepted | None:
-        machine, trace = self.machine, ask.trace
+        """None: it waits, and is answered later."""
         if not ask.internal:
-            trace.mark("waited" if trace.phases else "api")
-        decision = admit(facts(ask, machine, self.parts))
-        previous = machine.state
-        match decision:
-            case Nothing():
+            ask.trace.mark("waited" if ask.trace.phases else "api")
+        previous = self.machine.state
+        match decide_turn(self._situation(), ask):
+            case Begin() as begin:
+                ask.trace.mark("admission")
+                return Accepted(previous, await self._runner.begin(begin, ask.trace))
+            case Already():
                 return Accepted(previous, None)
-            case Join():
+            case Joined():
                 current = self._runner.current
                 return Accepted(previous, current.done if current else None)
-            case Later():
+            case Waits():
                 self._inbox.put_aside(ask)
                 return None
-            case Next(state, run, supersede):
-                assert run is not None
-                trace.mark("admission")
-                new: Machine | None = None
-                given: Input
-                if isinstance(ask.params, NewVersion):
-                    new, given = update.begin(machine, ask.params, state, self.parts.clock.now_ns())
-                else:
-                    given = input_of(run, ask.params)
-                done = await self._runner.begin(
-                    run, state, given, machine=new, supersede=supersede, trace=trace
-                )
-                return Accepted(previous, done)
-        raise AssertionError(f"{decision} does not answer a request")
+            case other:
+                raise AssertionError(f"{other} does not answer a request")
 
-    async def _edit(self, edit: Edit) -> Machine:
-        machine = self.machine
-        new, events = edits.apply(machine, edit, self.parts.clock.now_ns())
-        if new is not machine:
-            configured = new.config_json is not machine.config_json
-            await self.commit(Change(new, events, whole=configured, replace_version_config=configured))
-        return new
+    async def _edit(self, call: Call) -> Machine:
+        match decide_turn(self._situation(), call):
+            case Write(machine, change):
+                if change is not None:
+                    await self.commit(change)
+                return machine
+            case other:
+                raise AssertionError(f"{other} does not answer a change of the record")
+
+    def _situation(self) -> Situation:
+        current, parts = self._runner.current, self.parts
+        running = current.context.run if current is not None else None
+        suspends = parts.driver.capabilities.suspend != "none"
+        return Situation(self.machine, running, parts.clock.now_ns(), parts.free_mb(), suspends)
 
     # ── reports ───────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _handle_report(self, report: Report) -> None:
         try:
-            match report:
-                case Ended():
-                    await self._ended(report)
-                case Exit():
-                    await self._exited(report)
-                case CreateFailed():
-                    await self._take_back()
+            match decide_turn(self._situation(), report):
+                case Finish() as finish if isinstance(report, Ended):
+                    await self._finish(report, finish)
+                case Begin() as begin:
+                    await self._runner.begin(begin)
+                case Keep() if isinstance(report, Exit):
+                    self._early_exit = report
         except Exception as error:
             _log.error(
                 "report failed",
@@ -239,47 +244,16 @@ class Owner:
         self._reports_to_repeat -= 1
         self._inbox.report(report)
 
-    async def _ended(self, report: Ended) -> None:
-        if not self._runner.is_current(report):
-            return
-        context, outcome, run = report.context, report.outcome, report.context.run
-        now_ns = self.parts.clock.now_ns()
-        if context.machine.seq != self.machine.seq:
-            context.machine = merged(context.machine, self.machine)
-        finish = OPERATIONS[run.kind].finish(context, outcome, now_ns)  # type: ignore[index]  # as above
-        settled = self._settled(finish.machine.state, finish.event)
-        run.step = ""
-        run.state = "done" if outcome.ok else "failed"
-        run.error = error_as_data(outcome.error) if outcome.error else None
-        run.finished_at_ns = now_ns
-        run.phases = context.trace.phases
-        await self.commit(
-            Change(
-                finish.machine,
-                events=finish.events,
-                runs=[run],
-                whole=run.kind in ("create", "update"),
-                forget_version=finish.forget_version,
-                replace_version_config=bool(
-                    finish.forget_version
-                ),  # its metadata may have been set meanwhile
-            )
-        )
-        count(context, ok=outcome.ok)
-        self._runner.end(outcome.error)
-        await self._after(settled, finish.follow)
-
-    def _settled(self, state: State, name: str) -> State:
-        machine = self.machine
-        following = decide(machine.state, name, machine.story)  # type: ignore[arg-type]  # op_done | op_failed
-        if isinstance(following, Next):
-            return state
-        return settle(machine.state, state, name, machine.story)  # type: ignore[arg-type]  # as above
+    async def _finish(self, report: Ended, finish: Finish) -> None:
+        await self.commit(finish.change)
+        count(report.context, ok=report.outcome.ok)
+        self._runner.end(report.outcome.error)
+        await self._after(finish.state, finish.follow)
 
     async def _after(self, state: State, follow: Follow | None) -> None:
         machine = self.machine
         if state == "launch_failed":
-            await self._take_back()
+            await self._runner.begin(take_back(self._situation()))
             return
         if state == "started" and machine.handle is not None:
             early, self._early_exit = self._early_exit, None
@@ -292,27 +266,6 @@ class Owner:
         if follow is not None:
             self.post_internal(*follow)
         self._inbox.bring_back()
-
-    async def _take_back(self) -> None:
-        """Begins to remove what a create that failed has left."""
-        await self._runner.begin("destroy", "launch_failed", DestroyInput(source="flyd", launch_failed=True))
-
-    # ── exits ─────────────────────────────────────────────────────────────────────────────────────────────────
-
-    async def _exited(self, report: Exit) -> None:
-        machine = self.machine
-        if machine.handle is None or machine.handle.start_id != report.start_id:
-            return
-        if machine.state != "started":
-            # The operation under way waits for the exit itself, or goes back to `started` and then sees it.
-            self._early_exit = report
-            return
-        after = consequence(machine, report.status, self.parts.clock.now_ns())
-        await self._runner.begin(
-            after.kind, after.machine.state, after.input, events=[after.event], machine=after.machine
-        )
-        assert self._runner.current is not None
-        self._runner.current.context.exit = report.status
 
     async def commit(self, change: Change) -> None:
         """Writes a change, then publishes the machine."""

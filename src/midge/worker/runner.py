@@ -9,26 +9,19 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
-import msgspec
-
 from midge.errors import Unavailable
-from midge.ids import new_ulid
-from midge.lifecycle.states import OperationKind, State
 from midge.machine.spec import ExitStatus
 from midge.operations.model import Run
-from midge.worker.change import Change, commit
-from midge.worker.events import EVENT_TYPES, event
-from midge.worker.host import EventView
+from midge.worker.change import commit
 from midge.worker.inbox import Ended, Inbox, fail
 from midge.worker.operations.context import Context
-from midge.worker.operations.journal import Input
 from midge.worker.operations.registry import OPERATIONS
 from midge.worker.parts import Parts
-from midge.worker.record import Machine, changed
 from midge.worker.trace import PhaseTrace
+from midge.worker.turn import Begin
 
 
 @dataclass(slots=True)
@@ -57,71 +50,23 @@ class Runner:
     def is_current(self, report: Ended) -> bool:
         return self.current is not None and self.current.context is report.context
 
-    async def begin(
-        self,
-        kind: OperationKind,
-        state: State,
-        given: Input,
-        *,
-        events: list[EventView] | None = None,
-        machine: Machine | None = None,
-        supersede: bool = False,
-        trace: PhaseTrace | None = None,
-    ) -> asyncio.Future[None]:
-        """Journals the intent, then starts the operation. `machine` is the changed copy if there is one already.
+    async def begin(self, decided: Begin, trace: PhaseTrace | None = None) -> asyncio.Future[None]:
+        """Journals the intent, then starts the operation.
 
         When the intent cannot be written, the operation that was to be superseded goes on.
         """
-        interrupted = await self._interrupt() if supersede else None
+        interrupted = await self._interrupt() if decided.cancel else None
         try:
-            trace = trace or PhaseTrace()
-            run = await self._record(kind, state, given, events or [], machine, interrupted)
+            await commit(self._parts, decided.change)
         except Exception:
             if interrupted is not None:
                 self._go_on(interrupted)
             raise
         if interrupted is not None:
-            old = interrupted.context.run.kind
+            old, kind = interrupted.context.run.kind, decided.run.kind
             text = f"machine {self.id}: {old} was superseded by {kind}"
             fail(interrupted.done, Unavailable(text, hint="ask again if it is still wanted"))
-        return self.execute(run, None, trace)
-
-    async def _record(
-        self,
-        kind: OperationKind,
-        state: State,
-        given: Input,
-        events: list[EventView],
-        machine: Machine | None,
-        interrupted: Current | None,
-    ) -> Run:
-        """The end of the superseded operation is in the same write: there is never one in between."""
-        now_ns = self._parts.clock.now_ns()
-        new = machine or changed(self._parts.catalog.get(self.id), state, now_ns)
-        if interrupted is not None:
-            old = interrupted.context.run.kind
-            given = msgspec.structs.replace(given, superseded=old)
-        run = Run(
-            id=new_ulid(),
-            subject=self.id,
-            kind=kind,
-            input=given,
-            step=OPERATIONS[kind].operation.steps[0].name,
-            started_at_ns=now_ns,
-        )
-        begun = event(EVENT_TYPES[kind], state, given.source, now_ns)
-        quiet = kind == "settle"  # the exit event says it all
-        ended = [_superseded(interrupted.context.run, now_ns)] if interrupted else []
-        await commit(
-            self._parts,
-            Change(
-                new,
-                events=events if quiet else [*events, begun],
-                runs=[*ended, run],
-                whole=kind == "update",
-            ),
-        )
-        return run
+        return self.execute(decided.run, decided.exit, trace)
 
     def execute(
         self, run: Run, known_exit: ExitStatus | None, trace: PhaseTrace | None = None
@@ -168,7 +113,3 @@ class Runner:
         """Goes on with an operation that was cancelled for one that did not begin; its steps bear being repeated."""
         interrupted.task = self._run_steps(interrupted.context)
         self.current = interrupted
-
-
-def _superseded(run: Run, now_ns: int) -> Run:
-    return replace(run, state="superseded", finished_at_ns=now_ns)

@@ -16,19 +16,19 @@ from midge.ids import new_ulid
 from midge.lifecycle.states import Request
 from midge.machine.normalise import normalise
 from midge.net.ipam import Ipam
-from midge.operations.model import Run
 from midge.worker import recovery, table
+from midge.worker.change import Change, commit
 from midge.worker.edits import Edit, new_lease
 from midge.worker.events import event
 from midge.worker.host import CreateMachine, MachineView, UpdateMachine
 from midge.worker.inbox import Accepted, fail
 from midge.worker.operations.journal import CreateInput
-from midge.worker.operations.registry import OPERATIONS
 from midge.worker.operations.update import check_version
 from midge.worker.owner import Owner
 from midge.worker.parts import Parts
 from midge.worker.record import ImageProcess, Machine, shape_of
 from midge.worker.requests import Asked, NewVersion
+from midge.worker.turn import new_run
 
 FORGET_INTERVAL_S = 15.0
 _MAC_PREFIX = "02:4d"  # locally administered
@@ -152,26 +152,10 @@ class Worker:
     async def _record(self, machine: Machine, skip_launch: bool, recorded: asyncio.Future[None]) -> None:
         """Writes a new machine and begins its create."""
         parts, now_ns = self.parts, machine.created_at_ns
-        run = Run(
-            id=new_ulid(),
-            subject=machine.id,
-            kind="create",
-            input=CreateInput(skip_launch=skip_launch),
-            step=OPERATIONS["create"].operation.names()[0],
-            started_at_ns=now_ns,
-        )
+        run = new_run("create", machine.id, CreateInput(skip_launch=skip_launch), now_ns)
         launch = event("launch", "created", "user", now_ns)
-        columns = table.run_columns(run)
-        moment = table.moment_columns(machine)
-
-        def job(connection: Any) -> None:
-            table.insert_machine(connection, machine)
-            table.put_run(connection, columns)
-            table.insert_event(connection, moment, launch)
-
         try:
-            await parts.database.write(job)
-            parts.catalog.publish(machine, launch.id)
+            await commit(parts, Change(machine, events=[launch], runs=[run], new=True))
             owner = self.owner(machine.id)
             owner.take_up(run, None)
             self.begin(owner)
