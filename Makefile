@@ -32,7 +32,7 @@ test:          ## Everything that must pass; boots real machines.
 soak:          ## What `make test` repeats a few times, as often as promised: an hour at most.
 	@scripts/setup.sh run build test
 	MIDGE_SOAK=1 timeout 3600 $(PY) -m pytest -q -rs --durations=0 --durations-min=5 tests/e2e/test_rounds.py \
-	  tests/integration/qemu/test_rounds.py tests/integration/qemu/test_entropy.py
+	  tests/e2e/test_fresh_debian.py tests/integration/qemu/test_rounds.py tests/integration/qemu/test_entropy.py
 
 bench:         ## Measures in about a quarter of an hour, writes bench/results/<date>.json. QUICK=1: only shows that it works.
 	@scripts/setup.sh run build
