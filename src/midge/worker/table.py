@@ -6,6 +6,7 @@ from typing import Any
 
 import apsw
 import msgspec
+import structlog
 
 from midge.drivers.base import Handle
 from midge.lifecycle.admission import Lease
@@ -16,6 +17,8 @@ from midge.worker.arrivals import Moment
 from midge.worker.host import EventView, ImageRefView
 from midge.worker.operations.journal import decode_input, decode_outputs
 from midge.worker.record import ImageProcess, Machine, shape_of
+
+_log = structlog.get_logger("midge.worker")
 
 EVENTS_KEPT = 100  # a machine; older ones are dropped
 RUNS_KEPT = 20  # finished operations a machine, for `events --phases`
@@ -252,18 +255,30 @@ def put_run(connection: apsw.Connection, columns: tuple[Any, ...]) -> None:
 
 
 def load_running(database: Database) -> dict[str, Run]:
-    """Runs that nobody finished, by subject."""
-    rows = database.read(f"SELECT {_RUN_COLUMNS} FROM operations WHERE state='running'")
-    return {row[1]: _run(row) for row in rows}
+    """Runs that nobody finished, by subject; those that cannot be read are left out, and the log names them."""
+    return _readable(database.read(f"SELECT {_RUN_COLUMNS} FROM operations WHERE state='running'"))
 
 
 def load_last(database: Database) -> dict[str, Run]:
-    """The newest run of each subject, where it could be followed by another."""
+    """The newest run of each subject, where it could be followed by another; otherwise as `load_running`."""
     rows = database.read(
         f"SELECT {_RUN_COLUMNS} FROM operations o WHERE state='done' AND kind IN ('create','stop') "
         "AND id=(SELECT max(id) FROM operations WHERE subject=o.subject)"
     )
-    return {row[1]: _run(row) for row in rows}
+    return _readable(rows)
+
+
+def _readable(rows: list[tuple[Any, ...]]) -> dict[str, Run]:
+    """By subject. One damaged row must not keep the worker from all its other machines."""
+    runs: dict[str, Run] = {}
+    for row in rows:
+        try:
+            runs[row[1]] = _run(row)
+        except (msgspec.MsgspecError, KeyError) as error:
+            _log.error(
+                "operation cannot be read", machine=row[1], kind=row[2], operation=row[0], error=str(error)
+            )
+    return runs
 
 
 def read_runs(database: Database, subject: str, limit: int) -> list[Run]:

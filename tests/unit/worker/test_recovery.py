@@ -123,6 +123,25 @@ async def test_a_half_done_start_is_finished(tmp_path: Path) -> None:
         assert await settled(worker, view.id) == "started"
 
 
+@pytest.mark.parametrize(("column", "value"), [("input", "{"), ("outputs", '{"launch": 3}'), ("kind", "fly")])
+async def test_an_operation_that_cannot_be_read_stops_no_other_machine(
+    tmp_path: Path, column: str, value: str
+) -> None:
+    async with running_worker(tmp_path) as worker:
+        well = await worker.create(create_request(metadata=mock_order(start_ms=50)))
+        hurt = await worker.create(create_request(metadata=mock_order(start_ms=50)))
+        await settled(worker, well.id, "starting")
+        await settled(worker, hurt.id, "starting")
+    database = Database(tmp_path / "host.db", MIGRATIONS)
+    await database.open()
+    damage = f"UPDATE operations SET {column}=? WHERE subject=? AND state='running'"
+    await database.write(lambda connection: connection.execute(damage, (value, hurt.id)))
+    await database.aclose()
+    async with running_worker(tmp_path) as worker:
+        assert await settled(worker, well.id) == "started"
+        assert worker.parts.catalog.get(hurt.id).state == "starting"
+
+
 async def test_what_belongs_to_nobody_is_swept(tmp_path: Path) -> None:
     (tmp_path / "mock" / "run").mkdir(parents=True)
     (tmp_path / "mock" / "run" / "stray").write_text("{}")
