@@ -14,8 +14,8 @@ import pytest
 
 from midge import __version__
 from midge.cli.doctor import programs, registry, server, system
-from midge.cli.doctor.check import Check, Host, State, ok
 from midge.cli.session import Session
+from midge.doctor.check import Check, Host, State, ok
 from midge.drivers.qemu import accel
 from midge.drivers.qemu.accel import VERDICT_PATH, Outcome, Verdict
 from midge.kernel import background

@@ -21,9 +21,9 @@ _STYLES = {"ok": "green", "warn": "yellow", "fail": "red", "skip": "dim"}
 def doctor(session: Session, names: tuple[str, ...], data_dir: str) -> int:
     """Check what this host can do, and say how to mend it. Exit code 1 when a check fails."""
     from midge.cli.doctor import registry
-    from midge.cli.doctor.check import Host
     from midge.cli.doctor.server import server_data_dir
     from midge.cli.host import kernels_directory
+    from midge.doctor.check import Host
     from midge.server.settings import load_settings
 
     unknown = set(names) - {check.name for check in registry.CHECKS}

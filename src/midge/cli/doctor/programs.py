@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 
-from midge.cli.doctor.check import Finding, Host, fail, ok, warn
+from midge.doctor.check import Finding, Host, fail, ok, warn
 
 # Midge's own programs and what does not work without them.
 OWN = {"midge-init": "no machine can boot", "midge-shim": "no machine can run"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from midge.cli.doctor import programs, server, system
-from midge.cli.doctor.check import Check, Finding, Host, fail
+from midge.doctor.check import Check, Finding, Host, fail
 from midge.drivers.firecracker import check as firecracker
 
 CHECKS: tuple[Check, ...] = (

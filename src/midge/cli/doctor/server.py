@@ -7,9 +7,9 @@ from email.utils import parsedate_to_datetime
 from pathlib import Path
 
 from midge import __version__
-from midge.cli.doctor.check import Finding, Host, fail, ok, skip, warn
 from midge.cli.session import Session
 from midge.client import server as requests
+from midge.doctor.check import Finding, Host, fail, ok, skip, warn
 from midge.errors import Forbidden, MidgeError, NotFound, Unauthorized, chain
 
 # Difference between two clocks that tokens and certificates bear, in seconds.

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from midge.cli import text
-from midge.cli.doctor.check import Finding, Host, fail, ok, skip, warn
+from midge.doctor.check import Finding, Host, fail, ok, skip, warn
 from midge.drivers.qemu import accel
 
 # Free space below which a pull of a usual image may fail, and one that is merely little; in bytes.

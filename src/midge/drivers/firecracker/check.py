@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from midge.cli.doctor.check import Finding, Host, fail, ok, skip, warn
+from midge.doctor.check import Finding, Host, fail, ok, skip, warn
 from midge.drivers.firecracker.usable import VERDICT_PATH
 from midge.drivers.firecracker.version import INSTALL_HINT, parse_version, unsupported
 from midge.drivers.qemu.accel import KVM_DEVICE, device_problem, read_verdict

@@ -9,8 +9,8 @@ from typing import cast
 import msgspec
 import pytest
 
-from midge.cli.doctor.check import Host
 from midge.cli.session import Session
+from midge.doctor.check import Host
 from midge.drivers.firecracker.check import firecracker
 from midge.drivers.qemu.accel import Outcome, Verdict
 
