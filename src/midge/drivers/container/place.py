@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import shutil
+import time
 from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -70,6 +71,10 @@ class Place:
     def root_options(self) -> str:
         """Mount options of its root."""
         return self.layers.options(self.lower, persist=self.persist)
+
+
+REMOVE_ATTEMPTS = 50  # times a run directory is emptied before it is left to the next sweep
+REMOVE_PAUSE_S = 0.02
 
 
 class Places:
@@ -185,7 +190,12 @@ class Places:
     def _remove_files(self, rundir: Path, layers: Layers) -> None:
         overlay.unmount(rundir / ROOT_NAME)
         layers.discard()
-        shutil.rmtree(rundir, ignore_errors=True)
+        # A runtime that has just been killed may still add a file while the directory is emptied.
+        for _ in range(REMOVE_ATTEMPTS):
+            shutil.rmtree(rundir, ignore_errors=True)
+            if not rundir.exists():
+                return
+            time.sleep(REMOVE_PAUSE_S)
 
     def _layers(self, name: str) -> Layers:
         return Layers(self._settings.layers / name)
