@@ -6,11 +6,13 @@ address would not do: it can be of another family, and two instances may use the
 
 from __future__ import annotations
 
+from midge.net.naming import SLOT_NUMBER_BITS
+
 # Each driver's users are a range of their own above those of people and user namespaces (login.defs, subuid).
 QEMU_UID_BASE = 0x60000000
 FIRECRACKER_UID_BASE = 0x64000000
-_TAG_BITS, _NUMBER_BITS = 12, 14
-UIDS = 1 << (_TAG_BITS + _NUMBER_BITS)  # of one driver
+_TAG_BITS = 12
+UIDS = 1 << (_TAG_BITS + SLOT_NUMBER_BITS)  # of one driver
 
 
 def slot_uid(base: int, tag: str, number: int) -> int:
@@ -22,4 +24,4 @@ def slot_uid(base: int, tag: str, number: int) -> int:
         number: of the slot.
     """
     instance = int(tag, 16) & ((1 << _TAG_BITS) - 1)
-    return base + (instance << _NUMBER_BITS) + (number & ((1 << _NUMBER_BITS) - 1))
+    return base + (instance << SLOT_NUMBER_BITS) + (number & ((1 << SLOT_NUMBER_BITS) - 1))

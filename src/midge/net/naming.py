@@ -17,9 +17,11 @@ from pathlib import Path
 INTERFACE_PREFIX = "mg"
 # The kernel's IFNAMSIZ without the terminating zero.
 INTERFACE_NAME_BYTES_MAX = 15
-# Hex digits of a tag; leaves seven for the slot's number.
+# Hex digits of a tag; leaves seven for the slot's number in an interface's name.
 _TAG_DIGITS = 6
-SLOT_NUMBER_MAX = 10 ** (INTERFACE_NAME_BYTES_MAX - len(INTERFACE_PREFIX) - _TAG_DIGITS) - 1
+# Of a slot's number. A VMM's user is made of it (`midge.drivers.vmm_user`), so two slots never differ above these bits.
+SLOT_NUMBER_BITS = 14
+SLOT_NUMBER_MAX = (1 << SLOT_NUMBER_BITS) - 1
 
 # What machines see as their router. Link-local, so it cannot collide with an address pool, and the same for all, with
 # the same MAC: a guest restored from a snapshot finds its neighbour table right.

@@ -7,6 +7,7 @@ import pytest
 from midge.drivers.firecracker.jail import TEMPLATE_UID as FIRECRACKER_TEMPLATE_UID
 from midge.drivers.qemu.boot import TEMPLATE_UID as QEMU_TEMPLATE_UID
 from midge.drivers.vmm_user import FIRECRACKER_UID_BASE, QEMU_UID_BASE, UIDS, slot_uid
+from midge.net.naming import SLOT_NUMBER_MAX
 
 TAGS = ("000000", "000001", "abcfff", "ffffff")
 NUMBERS = (1, 2, 16_383)
@@ -34,3 +35,8 @@ def test_users_stay_in_their_driver_s_range(tag: str) -> None:
 
 def test_the_user_is_the_slot_s() -> None:
     assert slot_uid(FIRECRACKER_UID_BASE, "abc001", 7) == 0x64000000 + (1 << 14) + 7
+
+
+def test_no_two_slots_that_a_pool_can_make_share_a_user() -> None:
+    uids = {slot_uid(FIRECRACKER_UID_BASE, "abc001", number) for number in range(SLOT_NUMBER_MAX + 1)}
+    assert len(uids) == SLOT_NUMBER_MAX + 1

@@ -15,7 +15,7 @@ def test_the_tag_depends_on_the_data_directory_alone(tmp_path: Path) -> None:
 
 def test_the_longest_interface_name_fits_the_kernel() -> None:
     name = naming.host_interface("abcdef", naming.SLOT_NUMBER_MAX)
-    assert len(name) == naming.INTERFACE_NAME_BYTES_MAX
+    assert len(name) <= naming.INTERFACE_NAME_BYTES_MAX
 
 
 def test_a_slot_is_known_by_its_name_and_only_by_its_own_instance() -> None:

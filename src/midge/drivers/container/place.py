@@ -22,6 +22,8 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address
 from pathlib import Path
 
+import structlog
+
 from midge.cgroup import Cgroup, CgroupTree
 from midge.drivers import rundir as rundirs
 from midge.drivers import shim, shim_files
@@ -41,6 +43,10 @@ from midge.net.slot import NetSlot
 
 ROOT_NAME = "root"
 ALONE_PREFIX = "alone-"  # names of containers without a network slot
+REMOVE_ATTEMPTS = 50  # times a run directory is emptied before it is left to the next sweep
+REMOVE_PAUSE_S = 0.02
+
+_log = structlog.get_logger("midge.drivers.container")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -71,10 +77,6 @@ class Place:
     def root_options(self) -> str:
         """Mount options of its root."""
         return self.layers.options(self.lower, persist=self.persist)
-
-
-REMOVE_ATTEMPTS = 50  # times a run directory is emptied before it is left to the next sweep
-REMOVE_PAUSE_S = 0.02
 
 
 class Places:
@@ -196,6 +198,7 @@ class Places:
             if not rundir.exists():
                 return
             time.sleep(REMOVE_PAUSE_S)
+        _log.warning("run directory is left to the next sweep", path=str(rundir))
 
     def _layers(self, name: str) -> Layers:
         return Layers(self._settings.layers / name)

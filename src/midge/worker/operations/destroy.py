@@ -9,7 +9,7 @@ from midge.errors import NotRunning
 from midge.operations.model import Operation, Outcome, Step
 from midge.worker.events import event, failure
 from midge.worker.operations.context import Context
-from midge.worker.operations.finish import Finish, MachineOperation, requested_exit
+from midge.worker.operations.finish import Aftermath, MachineOperation, requested_exit
 from midge.worker.operations.journal import DestroyInput, Halted
 from midge.worker.operations.steps import kill_and_wait
 from midge.worker.record import changed
@@ -39,11 +39,11 @@ async def drop_logs(context: Context[DestroyInput]) -> None:
         await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
 
 
-def finish(context: Context[DestroyInput], outcome: Outcome, now_ns: int) -> Finish:
+def finish(context: Context[DestroyInput], outcome: Outcome, now_ns: int) -> Aftermath:
     source = context.input.source
     if outcome.error is not None:
         machine = changed(context.machine, "failed", now_ns)
-        return Finish(
+        return Aftermath(
             machine, "op_failed", [event("destroy", "failed", source, now_ns, failure(outcome.error))]
         )
     machine = changed(context.machine, "destroyed", now_ns)
@@ -54,7 +54,7 @@ def finish(context: Context[DestroyInput], outcome: Outcome, now_ns: int) -> Fin
     machine.lease = None
     machine.ipv4 = ""
     machine.destroyed_at_ns = now_ns
-    return Finish(machine, events=[*exits, event("destroy", "destroyed", "flyd", now_ns)])
+    return Aftermath(machine, events=[*exits, event("destroy", "destroyed", "flyd", now_ns)])
 
 
 OPERATION = MachineOperation(

@@ -21,7 +21,7 @@ Follow = tuple[Request, Params]
 
 
 @dataclass(slots=True)
-class Finish:
+class Aftermath:
     """The machine after a run.
 
     Attributes:
@@ -44,7 +44,7 @@ class MachineOperation:
 
     kind: OperationKind
     operation: Operation[Context[Any]]
-    finish: Callable[[Context[Any], Outcome, int], Finish]
+    finish: Callable[[Context[Any], Outcome, int], Aftermath]
 
 
 def count(context: Context[Any], *, ok: bool) -> None:

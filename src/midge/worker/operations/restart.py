@@ -7,7 +7,7 @@ import asyncio
 from midge.operations.model import Operation, Outcome, Step
 from midge.worker.events import event, failure
 from midge.worker.operations.context import Context
-from midge.worker.operations.finish import Finish, MachineOperation, launched, requested_exit
+from midge.worker.operations.finish import Aftermath, MachineOperation, launched, requested_exit
 from midge.worker.operations.journal import RestartInput
 from midge.worker.operations.steps import CLEANUP, HALT, LAUNCH, undo_launch
 from midge.worker.record import changed
@@ -21,15 +21,15 @@ async def back_off(context: Context[RestartInput]) -> None:
         await asyncio.sleep(delay_s - max(passed_s, 0.0))
 
 
-def finish(context: Context[RestartInput], outcome: Outcome, now_ns: int) -> Finish:
+def finish(context: Context[RestartInput], outcome: Outcome, now_ns: int) -> Aftermath:
     exits = [] if context.input.policy else requested_exit(context, context.machine, now_ns)
     if outcome.error is not None:
         machine = changed(context.machine, "failed", now_ns)
         machine.handle = None
         failed = event("restart", "failed", "flyd", now_ns, failure(outcome.error))
-        return Finish(machine, "op_failed", [*exits, failed])
+        return Aftermath(machine, "op_failed", [*exits, failed])
     machine, request = launched(context, context.machine, now_ns)
-    return Finish(machine, events=[*exits, event("start", "started", "flyd", now_ns, request)])
+    return Aftermath(machine, events=[*exits, event("start", "started", "flyd", now_ns, request)])
 
 
 OPERATION = MachineOperation(

@@ -8,7 +8,7 @@ from midge.errors import DriverError, SnapshotUnusable
 from midge.operations.model import Operation, Outcome, Step
 from midge.worker.events import event, failure
 from midge.worker.operations.context import Context
-from midge.worker.operations.finish import Finish, MachineOperation
+from midge.worker.operations.finish import Aftermath, MachineOperation
 from midge.worker.operations.journal import SuspendInput
 from midge.worker.operations.steps import CLEANUP
 from midge.worker.record import changed
@@ -40,18 +40,18 @@ async def undo(context: Context[SuspendInput], error: BaseException | None) -> N
         raise
 
 
-def finish(context: Context[SuspendInput], outcome: Outcome, now_ns: int) -> Finish:
+def finish(context: Context[SuspendInput], outcome: Outcome, now_ns: int) -> Aftermath:
     if outcome.error is not None:
         machine = changed(context.machine, "started" if context.kept else "failed", now_ns)
         machine.handle = context.kept
         machine.snapshot = None
-        return Finish(
+        return Aftermath(
             machine, "op_failed", [event("suspend", "failed", "flyd", now_ns, failure(outcome.error))]
         )
     machine = changed(context.machine, "suspended", now_ns)
     machine.handle = None
     machine.snapshot = context.output("save", dict)
-    return Finish(machine, events=[event("suspend", "suspended", "flyd", now_ns)])
+    return Aftermath(machine, events=[event("suspend", "suspended", "flyd", now_ns)])
 
 
 OPERATION = MachineOperation(

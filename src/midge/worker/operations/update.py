@@ -16,7 +16,7 @@ from midge.operations.model import Operation, Outcome, Step
 from midge.worker.edits import new_lease
 from midge.worker.events import event, failure
 from midge.worker.operations.context import Context, with_image
-from midge.worker.operations.finish import Finish, MachineOperation, launched, requested_exit
+from midge.worker.operations.finish import Aftermath, MachineOperation, launched, requested_exit
 from midge.worker.operations.journal import Launched, OldVersion, Ready, UpdateInput
 from midge.worker.operations.steps import CLEANUP, HALT, IMAGE, PREPARE, launch, undo_launch
 from midge.worker.record import Machine, changed, shape_of, with_metadata
@@ -62,7 +62,7 @@ async def launch_if_due(context: Context[UpdateInput]) -> Launched | None:
     return None
 
 
-def finish(context: Context[UpdateInput], outcome: Outcome, now_ns: int) -> Finish:
+def finish(context: Context[UpdateInput], outcome: Outcome, now_ns: int) -> Aftermath:
     old = context.input.old
     if outcome.error is not None and context.output("prepare_done", Ready) is None:
         return _go_back(context, outcome.error, now_ns)
@@ -72,18 +72,18 @@ def finish(context: Context[UpdateInput], outcome: Outcome, now_ns: int) -> Fini
         machine.handle = None
         machine.snapshot = None
         failed = event("update", "failed", "flyd", now_ns, failure(outcome.error))
-        return Finish(machine, "op_failed", [*exits, failed])
+        return Aftermath(machine, "op_failed", [*exits, failed])
     if context.output("launch", Launched) is not None:
         machine, request = launched(context, context.machine, now_ns)
-        return Finish(machine, events=[*exits, event("start", "started", "flyd", now_ns, request)])
+        return Aftermath(machine, events=[*exits, event("start", "started", "flyd", now_ns, request)])
     state: State = "created" if old.state == "created" else "stopped"
     machine = changed(with_image(context, context.machine), state, now_ns)
     machine.handle = None
     machine.snapshot = None
-    return Finish(machine, events=[*exits, event("update", state, "flyd", now_ns)])
+    return Aftermath(machine, events=[*exits, event("update", state, "flyd", now_ns)])
 
 
-def _go_back(context: Context[UpdateInput], error: Exception, now_ns: int) -> Finish:
+def _go_back(context: Context[UpdateInput], error: Exception, now_ns: int) -> Aftermath:
     """The old version as it was, with the metadata that was set meanwhile. It never stopped."""
     old = context.input.old
     machine = changed(context.machine, old.state, now_ns)
@@ -93,7 +93,7 @@ def _go_back(context: Context[UpdateInput], error: Exception, now_ns: int) -> Fi
     machine.image_process = old.image_process
     machine.memory_mb = shape_of(msgspec.json.decode(machine.config_json, type=MachineConfig)).memory_mb
     failed = event("update", "failed", "flyd", now_ns, failure(error))
-    return Finish(machine, "op_failed", [failed], forget_version=context.machine.version)
+    return Aftermath(machine, "op_failed", [failed], forget_version=context.machine.version)
 
 
 def _metadata_set_since(context: Context[UpdateInput]) -> dict[str, str | None]:
