@@ -59,7 +59,10 @@ def read_record(rundir: Path) -> RunRecord | None:
 
 @contextlib.contextmanager
 def telling(rundir: Path) -> Iterator[None]:
-    """Has on record, before it happens, that the guest is told to run. A start that fails within may be repeated.
+    """Has on record, before it happens, that the guest is told to run.
+
+    Only a DriverError within says that nothing ran, and the start may be repeated. Whoever is cancelled, or loses the
+    guest, does not know: then the record stays.
 
     Raises:
         DriverError: there is no record, or it is damaged.
@@ -71,7 +74,7 @@ def telling(rundir: Path) -> Iterator[None]:
     write_record(rundir, msgspec.structs.replace(record, told=True))
     try:
         yield
-    except BaseException:
+    except DriverError:
         with contextlib.suppress(OSError):
             write_record(rundir, msgspec.structs.replace(record, told=False))
         raise

@@ -46,7 +46,6 @@ from midge.worker.turn import (
     Waits,
     Write,
     decide_turn,
-    take_back,
 )
 from midge.worker.watch import Watch
 
@@ -248,12 +247,13 @@ class Owner:
         await self.commit(finish.change)
         count(report.context, ok=report.outcome.ok)
         self._runner.end(report.outcome.error)
-        await self._after(finish.state, finish.follow)
+        self._after(finish.state, finish.follow)
 
-    async def _after(self, state: State, follow: Follow | None) -> None:
+    def _after(self, state: State, follow: Follow | None) -> None:
         machine = self.machine
         if state == "launch_failed":
-            await self._runner.begin(take_back(self._situation()))
+            # As a report, so that it is repeated where it cannot be written.
+            self._inbox.report(CreateFailed())
             return
         if state == "started" and machine.handle is not None:
             early, self._early_exit = self._early_exit, None

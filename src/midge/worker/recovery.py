@@ -8,17 +8,21 @@ from typing import Protocol
 
 import structlog
 
-from midge.drivers.base import Exited, Lost, Recovered, Running
-from midge.errors import chain
+from midge.drivers.base import Exited, Handle, Lost, Recovered, Running
+from midge.errors import MidgeError, chain
 from midge.lifecycle.states import TRANSIENT
 from midge.machine.spec import ExitStatus
+from midge.operations.engine import error_as_data
 from midge.operations.model import Run
 from midge.worker import table
+from midge.worker.change import Change, commit
+from midge.worker.events import event, failure
 from midge.worker.operations import create, stop
 from midge.worker.operations.finish import Follow
+from midge.worker.operations.journal import Input
 from midge.worker.owner import Owner
 from midge.worker.parts import Parts
-from midge.worker.record import Machine
+from midge.worker.record import Machine, changed
 
 RECOVER_CONCURRENCY = 16  # machines whose driver is asked at the same time
 LOST_SIGNAL = 9
@@ -42,8 +46,10 @@ async def recover(parts: Parts, owners: Owners) -> None:
     """
     for machine in table.load_machines(parts.database):
         parts.catalog.publish(machine)
-    runs = table.load_running(parts.database)
-    check_handles(parts.catalog, runs.values())
+    runs, unreadable = table.load_running(parts.database)
+    check_handles(parts.catalog, runs.values(), unreadable)
+    for row in unreadable:
+        await _end_unreadable(parts, row)
     last = table.load_last(parts.database)
     places = asyncio.Semaphore(RECOVER_CONCURRENCY)
     exits: dict[str, ExitStatus | None] = {}
@@ -76,7 +82,39 @@ async def recover(parts: Parts, owners: Owners) -> None:
     _log.info("recovered", machines=len(parts.catalog), running=len(exits), operations=len(runs))
 
 
-def check_handles(machines: Iterable[Machine], runs: Iterable[Run]) -> None:
+async def _end_unreadable(parts: Parts, row: table.Unreadable) -> None:
+    """Nobody knows how far it came: it has failed, and so has its machine, which can then be stopped or destroyed.
+
+    What the driver has of the machine stays. Where this cannot be written, the next start of the worker tries again.
+    """
+    if row.subject not in parts.catalog:
+        return
+    now_ns = parts.clock.now_ns()
+    error = MidgeError(
+        f"operation {row.id} ({row.kind}) cannot be read: {row.reason}",
+        hint="the journal is damaged; look at the machine, then stop, start or destroy it",
+    )
+    run = Run(
+        id=row.id,
+        subject=row.subject,
+        kind=row.kind,
+        input=Input(),
+        state="failed",
+        error=error_as_data(error),
+        started_at_ns=row.started_at_ns,
+        finished_at_ns=now_ns,
+    )
+    machine = changed(parts.catalog.get(row.subject), "failed", now_ns)
+    told = event(row.kind, "failed", "flyd", now_ns, failure(error))
+    try:
+        await commit(parts, Change(machine, events=[told], runs=[run]))
+    except MidgeError as second:
+        _log.error("end of an operation not recorded", machine=row.subject, error=chain(second))
+
+
+def check_handles(
+    machines: Iterable[Machine], runs: Iterable[Run], unreadable: Iterable[table.Unreadable] = ()
+) -> None:
     """Looks at all handles before anything is done with one: what cannot be read is neither lost nor a stray.
 
     Raises: HandleUnknown.
@@ -87,6 +125,9 @@ def check_handles(machines: Iterable[Machine], runs: Iterable[Run]) -> None:
     for run in runs:
         if (launched := run.outputs.get("launch")) is not None:
             launched.handle.check()
+    for row in unreadable:
+        if row.handle_version is not None:
+            Handle(driver="", machine_id=row.subject, start_id="", version=row.handle_version).check()
 
 
 async def _ask_driver(parts: Parts, machine: Machine) -> ExitStatus | None:

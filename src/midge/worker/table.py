@@ -254,38 +254,80 @@ def put_run(connection: apsw.Connection, columns: tuple[Any, ...]) -> None:
     connection.execute(_PUT_RUN, columns)
 
 
-def load_running(database: Database) -> dict[str, Run]:
-    """Runs that nobody finished, by subject; those that cannot be read are left out, and the log names them."""
+class Unreadable(msgspec.Struct, kw_only=True, frozen=True):
+    """A row of the journal that no version of Midge has written, or that is damaged.
+
+    Attributes:
+        handle_version: of the handle in it; None where there is none to be seen.
+    """
+
+    id: str
+    subject: str
+    kind: str
+    reason: str
+    started_at_ns: int
+    handle_version: int | None = None
+
+
+def load_running(database: Database) -> tuple[dict[str, Run], list[Unreadable]]:
+    """Runs that nobody finished, by subject, and those that cannot be read. A subject has one of either at most."""
     return _readable(database.read(f"SELECT {_RUN_COLUMNS} FROM operations WHERE state='running'"))
 
 
 def load_last(database: Database) -> dict[str, Run]:
-    """The newest run of each subject, where it could be followed by another; otherwise as `load_running`."""
-    rows = database.read(
-        f"SELECT {_RUN_COLUMNS} FROM operations o WHERE state='done' AND kind IN ('create','stop') "
-        "AND id=(SELECT max(id) FROM operations WHERE subject=o.subject)"
+    """The newest run of each subject, where it could be followed by another; without those that cannot be read."""
+    runs, _ = _readable(
+        database.read(
+            f"SELECT {_RUN_COLUMNS} FROM operations o WHERE state='done' AND kind IN ('create','stop') "
+            "AND id=(SELECT max(id) FROM operations WHERE subject=o.subject)"
+        )
     )
-    return _readable(rows)
-
-
-def _readable(rows: list[tuple[Any, ...]]) -> dict[str, Run]:
-    """By subject. One damaged row must not keep the worker from all its other machines."""
-    runs: dict[str, Run] = {}
-    for row in rows:
-        try:
-            runs[row[1]] = _run(row)
-        except (msgspec.MsgspecError, KeyError) as error:
-            _log.error(
-                "operation cannot be read", machine=row[1], kind=row[2], operation=row[0], error=str(error)
-            )
     return runs
 
 
 def read_runs(database: Database, subject: str, limit: int) -> list[Run]:
+    """The newest runs of a subject, newest first, without those that cannot be read."""
     rows = database.read(
         f"SELECT {_RUN_COLUMNS} FROM operations WHERE subject=? ORDER BY id DESC LIMIT ?", (subject, limit)
     )
-    return [_run(row) for row in rows]
+    return [run for run in map(_run_or_reason, rows) if isinstance(run, Run)]
+
+
+def _readable(rows: list[tuple[Any, ...]]) -> tuple[dict[str, Run], list[Unreadable]]:
+    """By subject. One damaged row must not keep the worker from all its other machines."""
+    runs: dict[str, Run] = {}
+    unreadable: list[Unreadable] = []
+    for found in map(_run_or_reason, rows):
+        if isinstance(found, Run):
+            runs[found.subject] = found
+        else:
+            unreadable.append(found)
+    return runs, unreadable
+
+
+def _run_or_reason(row: tuple[Any, ...]) -> Run | Unreadable:
+    try:
+        return _run(row)
+    except (msgspec.MsgspecError, KeyError, TypeError, ValueError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        _log.error("operation cannot be read", machine=row[1], kind=row[2], operation=row[0], error=reason)
+        return Unreadable(
+            id=row[0],
+            subject=row[1],
+            kind=row[2],
+            reason=reason,
+            started_at_ns=row[9],
+            handle_version=_handle_version(row[5]),
+        )
+
+
+def _handle_version(outputs: str | bytes) -> int | None:
+    """Of a handle that may have members this version does not know."""
+    try:
+        version = msgspec.json.decode(outputs)["launch"]["handle"]["version"]
+    except (msgspec.MsgspecError, KeyError, TypeError, ValueError):
+        return None
+    return version if isinstance(version, int) else None
 
 
 def _run(row: tuple[Any, ...]) -> Run:

@@ -133,7 +133,7 @@ def decide_turn(now: Situation, message: Message) -> Decision:
         case Exit():
             return _exited(now, message)
         case CreateFailed():
-            return take_back(now)
+            return _take_back(now)
     assert_never(message)
 
 
@@ -143,8 +143,10 @@ def new_run(kind: OperationKind, machine_id: str, given: Input, now_ns: int) -> 
     return Run(id=new_ulid(), subject=machine_id, kind=kind, input=given, step=first, started_at_ns=now_ns)
 
 
-def take_back(now: Situation) -> Begin:
+def _take_back(now: Situation) -> Begin | Pass:
     """A create that failed: what it has left is removed."""
+    if now.machine.state != "launch_failed" or now.running is not None:
+        return Pass()
     machine = changed(now.machine, "launch_failed", now.now_ns)
     return _begin(now, "destroy", machine, DestroyInput(source="flyd", launch_failed=True))
 

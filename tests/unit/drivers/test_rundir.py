@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
 
 from midge.drivers.rundir import RECORD_NAME, RunRecord, fresh, read_record, telling, write_record
-from midge.errors import DriverError
+from midge.errors import DeadlineExceeded, DriverError
+from midge.guest.errors import ChannelLost
 
 
 def test_a_record_is_read_as_written(tmp_path: Path) -> None:
@@ -49,9 +51,19 @@ def test_that_a_guest_is_told_is_on_record_before_it_is(tmp_path: Path) -> None:
 def test_telling_that_fails_has_not_been(tmp_path: Path) -> None:
     record = RunRecord(start_id="s")
     write_record(tmp_path, record)
-    with pytest.raises(ValueError, match="no"), telling(tmp_path):
-        raise ValueError("no")
+    with pytest.raises(DriverError, match="no"), telling(tmp_path):
+        raise DriverError("no")
     assert read_record(tmp_path) == record
+
+
+@pytest.mark.parametrize("error", [asyncio.CancelledError(), ChannelLost("gone"), DeadlineExceeded("late")])
+def test_who_does_not_know_whether_the_guest_was_told_says_it_was(
+    tmp_path: Path, error: BaseException
+) -> None:
+    write_record(tmp_path, RunRecord(start_id="s"))
+    with pytest.raises(type(error)), telling(tmp_path):
+        raise error
+    assert read_record(tmp_path) == RunRecord(start_id="s", told=True)
 
 
 def test_nobody_is_told_without_a_record(tmp_path: Path) -> None:

@@ -123,7 +123,9 @@ async def test_a_half_done_start_is_finished(tmp_path: Path) -> None:
         assert await settled(worker, view.id) == "started"
 
 
-@pytest.mark.parametrize(("column", "value"), [("input", "{"), ("outputs", '{"launch": 3}'), ("kind", "fly")])
+@pytest.mark.parametrize(
+    ("column", "value"), [("input", "{"), ("outputs", '{"launch": 3}'), ("kind", "fly"), ("phases", "[1]")]
+)
 async def test_an_operation_that_cannot_be_read_stops_no_other_machine(
     tmp_path: Path, column: str, value: str
 ) -> None:
@@ -139,7 +141,19 @@ async def test_an_operation_that_cannot_be_read_stops_no_other_machine(
     await database.aclose()
     async with running_worker(tmp_path) as worker:
         assert await settled(worker, well.id) == "started"
-        assert worker.parts.catalog.get(hurt.id).state == "starting"
+        assert worker.parts.catalog.get(hurt.id).state == "failed"
+        (told, *_) = table.read_events(worker.parts.database, hurt.id, 1)
+        assert told.status == "failed" and "cannot be read" in str(told.request)
+        await worker.ask(hurt.id, "force_destroy", {})
+        assert await settled(worker, hurt.id, "destroyed") == "destroyed"
+
+
+def test_a_handle_of_another_version_is_seen_in_a_row_that_cannot_be_read() -> None:
+    row = table.Unreadable(
+        id="r", subject="m", kind="start", reason="", started_at_ns=0, handle_version=HANDLE_VERSION + 1
+    )
+    with pytest.raises(HandleUnknown):
+        check_handles([], [], [row])
 
 
 async def test_what_belongs_to_nobody_is_swept(tmp_path: Path) -> None:
