@@ -187,7 +187,7 @@ async def _reserve(services: Services, app: App, machine_id: str, wanted: str, r
         if holder is None:
             return name
         if not records.is_reserved(holder) and _is_gone(services, holder.id):
-            await records.drop(holder.id)
+            await records.drop_as_read(holder)
         elif wanted:
             raise NameTaken(
                 f"already_exists: unique machine name violation, machine ID {holder.id} "

@@ -110,6 +110,20 @@ class MachineRecords:
         if machine_ids:
             await self._db.transact(job)
 
+    async def drop_as_read(self, *records: MachineRecord) -> None:
+        """The machines were found to be no more; a record that was confirmed since it was read stays."""
+
+        async def job(tx: Transaction) -> None:
+            for record in records:
+                await tx.fetch(
+                    "DELETE FROM machines WHERE id=$1 AND reserved_until_ms IS NOT DISTINCT FROM $2",
+                    record.id,
+                    record.reserved_until_ms,
+                )
+
+        if records:
+            await self._db.transact(job)
+
     async def adopt(self, app: App, record: MachineRecord) -> bool:
         """Records a machine the host has and we do not; False when another holds its name."""
 
@@ -137,13 +151,6 @@ class MachineRecords:
         """By id."""
         records = map(_record, await self._db.fetch(f"{_FROM} WHERE m.host=$1", host))
         return {record.id: record for record in records}
-
-    async def ids_reserved(self, host: str) -> set[str]:
-        """Those whose create is under way."""
-        rows = await self._db.fetch(
-            "SELECT id FROM machines WHERE host=$1 AND reserved_until_ms>$2", host, now_ms(self._clock)
-        )
-        return {row[0] for row in rows}
 
 
 async def _check_alive(tx: Transaction, app: App) -> None:

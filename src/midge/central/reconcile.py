@@ -44,9 +44,9 @@ async def reconcile(central: Central, inventory: Inventory) -> tuple[int, int]:
         after_id = page[-1].record.id
         await asyncio.sleep(0)
     # Machines come and go while the pages are read: each that makes a difference is asked for once more.
-    reserved = await central.machines.ids_reserved(inventory.host)
-    gone = [one for one in known.keys() - seen - reserved if not await inventory.has(one)]
-    await central.machines.drop(*gone)
+    unseen = [known[one] for one in known.keys() - seen if not central.machines.is_reserved(known[one])]
+    gone = [record for record in unseen if not await inventory.has(record.id)]
+    await central.machines.drop_as_read(*gone)
     adopted = 0
     for record in unknown:
         if await inventory.has(record.id):
@@ -60,5 +60,9 @@ async def _adopt(central: Central, record: MachineRecord) -> bool:
     app = await central.apps.find(record.app)
     if app is None:
         _log.warning("machine belongs to no app", machine=record.id, app=record.app)
+        return False
+    if record.created_ms < app.created_ms:
+        # Hosts know apps by name. It was asked for in an app that is gone; whoever has the name now must not get it.
+        _log.warning("machine is older than the app of that name", machine=record.id, app=record.app)
         return False
     return await central.machines.adopt(app, record)

@@ -109,6 +109,8 @@ class Worker:
 
     async def create(self, request: CreateMachine) -> MachineView:
         parts = self.parts
+        # When it was asked for: a registry may answer late, and by then another app may have the name of this one's.
+        asked_ns = parts.clock.now_ns()
         config, config_json = normalise(request.config, request.config_json)
         shape = shape_of(config)
         self._check_fits(shape.memory_mb)
@@ -131,7 +133,7 @@ class Worker:
                 image_process=ImageProcess(),
                 ipv4=str(address),
                 mac=f"{_MAC_PREFIX}:{os.urandom(4).hex(':')}",
-                created_at_ns=now_ns,
+                created_at_ns=asked_ns,
                 updated_at_ns=now_ns,
                 seq=1,
                 memory_mb=shape.memory_mb,
@@ -151,7 +153,7 @@ class Worker:
 
     async def _record(self, machine: Machine, skip_launch: bool, recorded: asyncio.Future[None]) -> None:
         """Writes a new machine and begins its create."""
-        parts, now_ns = self.parts, machine.created_at_ns
+        parts, now_ns = self.parts, machine.updated_at_ns
         run = new_run("create", machine.id, CreateInput(skip_launch=skip_launch), now_ns)
         launch = event("launch", "created", "user", now_ns)
         try:

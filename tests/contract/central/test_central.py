@@ -72,6 +72,19 @@ async def test_a_machine_name_is_held_by_its_record(central: Central) -> None:
     assert await central.machines.reserve(app, "2" * 14, "one", region="r", host="h") is None
 
 
+async def test_a_record_that_was_confirmed_since_it_was_read_is_not_dropped(central: Central) -> None:
+    app = await central.apps.create(await central.organizations.get(PERSONAL), "web", network="n")
+    assert await central.machines.reserve(app, "1" * 14, "one", region="r", host="h") is None
+    reserved = await central.machines.find("1" * 14)
+    assert reserved is not None
+    assert await central.machines.confirm("1" * 14, "sha256:x")
+    await central.machines.drop_as_read(reserved)
+    confirmed = await central.machines.find("1" * 14)
+    assert confirmed is not None
+    await central.machines.drop_as_read(confirmed)
+    assert await central.machines.find("1" * 14) is None
+
+
 async def test_a_token_is_known_by_its_text_alone(central: Central, tmp_path: Path) -> None:
     text = await central.tokens.create("t")
     prefix, token_id, secret = text.split("_", 2)

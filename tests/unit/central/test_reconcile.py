@@ -128,6 +128,17 @@ async def test_a_machine_without_a_record_is_adopted(central: Central, app: App,
     assert await reconcile(central, HostInventory(host)) == (0, 0)
 
 
+async def test_a_machine_that_is_older_than_the_app_of_its_name_is_not_given_to_it(
+    central: Central, clock: FakeClock, host: StagedHost
+) -> None:
+    machine_id = await create(host, "one")
+    since_ns = host.get(machine_id).created_at_ns - clock.now_ns()
+    clock.advance(since_ns / 1e9 + 1)
+    await central.apps.create(await central.organizations.get("personal"), "web", network="default")
+    assert await reconcile(central, HostInventory(host)) == (0, 0)
+    assert await central.machines.find(machine_id) is None
+
+
 async def test_a_machine_takes_over_the_name_of_one_that_is_gone(
     central: Central, app: App, host: StagedHost
 ) -> None:

@@ -19,6 +19,7 @@ from midge.drivers.firecracker.settings import FirecrackerSettings
 from midge.drivers.firecracker.suspend import thaw
 from midge.drivers.instance import kill_leftover
 from midge.drivers.rundir import RunRecord
+from midge.drivers.threads import joined
 from midge.drivers.vmm_user import FIRECRACKER_UID_BASE, slot_uid
 from midge.errors import DriverError, NotFound
 from midge.machine.spec import MIB, MachineSpec
@@ -121,14 +122,22 @@ class Places:
             await cgroup.kill_all()
             await cgroup.remove()
         record = rundirs.read_record(rundir)
+        slot = None
         if record is not None and record.slot:
             with contextlib.suppress(NotFound):
-                await self._net.give_back(await self._net.adopt(record.slot))
+                slot = await self._net.adopt(record.slot)
+        # Whoever is cancelled after the record is gone would leave the slot to nobody.
+        await joined(self._remove(machine_id, slot, keep_upper=keep_upper))
+
+    async def _remove(self, machine_id: str, slot: NetSlot | None, *, keep_upper: bool) -> None:
+        """The slot last: its number is the VMM's user, and who still has files of that user still has the slot."""
         await asyncio.to_thread(self.jail(machine_id).remove)
         upper = self.upper(machine_id)
         if not keep_upper and not upper.with_name(PERSIST_NAME).exists():
             upper.unlink(missing_ok=True)
-        await asyncio.to_thread(shutil.rmtree, rundir, ignore_errors=True)
+        await asyncio.to_thread(shutil.rmtree, self.rundir(machine_id), ignore_errors=True)
+        if slot is not None:
+            await self._net.give_back(slot)
 
     async def remove(self, machine_id: str) -> None:
         """As `clear`, and the machine's disk."""
